@@ -2,6 +2,7 @@
 
     MimafaceError
     |-- UnreadableMediaError    a photo, video or motion file that cannot be read
+    |-- UnwritableMediaError    a video or motion file that cannot be written
     |-- SourceImageError        a readable photo that cannot be a portrait
     |   |-- NoFaceError         no face in it
     |   |-- SeveralFacesError   more than one
@@ -18,6 +19,10 @@ class MimafaceError(Exception):
 
 class UnreadableMediaError(MimafaceError):
     """A file that cannot be read as the photo, video or motion it should be."""
+
+
+class UnwritableMediaError(MimafaceError):
+    """An output file that cannot be written where it should be."""
 
 
 class SourceImageError(MimafaceError):
