@@ -77,8 +77,8 @@ class Motion:
     def __len__(self) -> int:
         return len(self.time_s)
 
-    def __getitem__(self, frames: slice) -> Motion:
-        """Return a stretch of the motion."""
+    def __getitem__(self, frames: slice | NDArray[np.intp]) -> Motion:
+        """Return a stretch of the motion, or the frames of the given indices."""
         rows: dict[str, Any] = {name: getattr(self, name)[frames] for name in _MOTION_SHAPES}
         return Motion(**rows, is_relative=self.is_relative)
 
