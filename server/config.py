@@ -1,0 +1,101 @@
+"""The server's settings, from the environment and the command line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from mimaface.config import CONFIGS
+
+PREFIX = "MIMAFACE_"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerConfig:
+    """How one server runs.
+
+    Attributes:
+        host: address to listen on.
+        port: port to listen on, 0 for any free one.
+        model: name of the model.
+        size_px: side of the square avatar, 0 for the model's own.
+        fps: avatar frames per second without driving frames.
+        max_sessions: sessions at a time; the next one is told to come back later.
+        max_upload_bytes: of one uploaded photo.
+        max_uploads: photos kept at a time; the oldest gives way.
+        upload_ttl_s: how long an unused photo is kept.
+        session_ttl_s: how long a session outlives its peer connection, for a reconnect.
+        connect_timeout_s: how long a peer connection may take to come up.
+        has_latency_marker: draw the driving frame's block counter on the avatar, to measure.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    model: str = "tiny"
+    size_px: int = 0
+    fps: int = 30
+    max_sessions: int = 4
+    max_upload_bytes: int = 8 * 1024 * 1024
+    max_uploads: int = 32
+    upload_ttl_s: float = 3600.0
+    session_ttl_s: float = 30.0
+    connect_timeout_s: float = 10.0
+    has_latency_marker: bool = False
+
+    def __post_init__(self) -> None:
+        if self.model not in CONFIGS:
+            raise ValueError(f"model must be one of {', '.join(CONFIGS)}, found {self.model!r}")
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"port must be 0 to 65535, found {self.port}")
+        if not 1 <= self.fps <= 60:
+            raise ValueError(f"fps must be 1 to 60, found {self.fps}")
+        if self.max_sessions < 1:
+            raise ValueError(f"max_sessions must be at least 1, found {self.max_sessions}")
+
+
+def read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    """Return the settings named MIMAFACE_HOST, MIMAFACE_MAX_SESSIONS and so on."""
+    settings: dict[str, Any] = {}
+    for field in fields(ServerConfig):
+        name = PREFIX + field.name.upper()
+        if name not in environ or isinstance(field.default, bool):
+            continue
+        try:
+            settings[field.name] = type(field.default)(environ[name])
+        except ValueError as error:
+            raise ValueError(f"{name} must be a number, found {environ[name]!r}") from error
+    return settings
+
+
+def parse_config(arguments: Sequence[str], environ: Mapping[str, str]) -> ServerConfig:
+    """Return the settings of a command line; what it leaves out comes from the environment.
+
+    Raises:
+        ValueError: a setting is out of range.
+        SystemExit: the command line is wrong, or asks for help.
+    """
+    base = ServerConfig(**read_environment(environ))
+    parser = argparse.ArgumentParser(
+        prog="python -m server",
+        description="Serve live avatars to browsers.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--host", default=base.host, help="address to listen on")
+    parser.add_argument("--port", type=int, default=base.port, help="port to listen on, 0 for any")
+    parser.add_argument("--model", choices=sorted(CONFIGS), default=base.model)
+    parser.add_argument(
+        "--size-px", type=int, default=base.size_px, help="side of the avatar, 0: the model's own"
+    )
+    parser.add_argument("--lan", action="store_true", help="let other machines connect")
+    parser.add_argument(
+        "--latency-marker",
+        action="store_true",
+        dest="has_latency_marker",
+        help="copy the block counter of a test picture onto the avatar, to measure latency",
+    )
+    settings = vars(parser.parse_args(arguments))
+    if settings.pop("lan"):
+        settings["host"] = "0.0.0.0"
+    return ServerConfig(**{f.name: getattr(base, f.name) for f in fields(base)} | settings)

@@ -1,0 +1,115 @@
+"""The `ctrl` data channel: small JSON messages both ways."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import asdict
+from typing import Any
+
+from aiortc import RTCDataChannel
+
+from mimaface.config import ModelConfig
+from server.registry import Call, Sources
+
+MAX_MESSAGE_CHARS = 4096
+MAX_MESSAGES_PER_S = 20
+_MAX_BUFFERED_BYTES = 64 * 1024  # beyond it the other side does not read: say nothing more
+_TICK_S = 0.1
+_TICKS_PER_STATS = 10
+
+
+class MessageError(ValueError):
+    """A message that asks for nothing the server knows."""
+
+
+class Control:
+    """Carries out what the page asks for and tells it how the call goes."""
+
+    def __init__(
+        self, channel: RTCDataChannel, call: Call, *, sources: Sources, model: ModelConfig
+    ) -> None:
+        self._channel = channel
+        self._call = call
+        self._sources = sources
+        self._model = model
+        self._allowance = MAX_MESSAGES_PER_S
+        channel.on("message", self._receive)
+
+    async def run(self) -> None:
+        """Report changes of state as they come, and the statistics once a second."""
+        loop = asyncio.get_running_loop()
+        told: dict[str, Any] = {}
+        tick = 0
+        while self._channel.readyState == "open":
+            now_s = loop.time()
+            live = self._call.live
+            state = {"state": live.state(now_s), "calibration": round(live.calibration, 2)}
+            if state != told:
+                self._send({"type": "state"} | state)
+                told = state
+            if tick % _TICKS_PER_STATS == 0:
+                self._allowance = MAX_MESSAGES_PER_S
+                stats = await describe(self._call, self._model, now_s)
+                self._send({"type": "stats"} | stats)
+            tick += 1
+            await asyncio.sleep(_TICK_S)
+
+    def _receive(self, text: str | bytes) -> None:
+        self._allowance -= 1
+        if self._allowance < 0:
+            return
+        try:
+            reply = self._carry_out(_parse(text))
+        except MessageError as error:
+            reply = {"type": "error", "error": str(error)}
+        if reply is not None:
+            self._send(reply)
+
+    def _carry_out(self, message: dict[str, Any]) -> dict[str, Any] | None:
+        live = self._call.live
+        match message:
+            case {"type": "recalibrate"}:
+                live.recalibrate()
+            case {"type": "pause", "paused": bool(is_paused)}:
+                live.pause(is_paused)
+            case {"type": "source", "source": str(source_id)}:
+                source = self._sources.get(source_id)
+                if source is None:
+                    raise MessageError("There is no such portrait any more. Choose another one.")
+                self._call.source = source
+                live.change_source(source.appearance)
+            case {"type": "ping", "t": int() | float() as t}:
+                return {"type": "pong", "t": t}
+            case _:
+                raise MessageError("This message is not known.")
+        return None
+
+    def _send(self, message: dict[str, Any]) -> None:
+        if (
+            self._channel.readyState == "open"
+            and self._channel.bufferedAmount < _MAX_BUFFERED_BYTES
+        ):
+            self._channel.send(json.dumps(message))
+
+
+def _parse(text: str | bytes) -> dict[str, Any]:
+    if not isinstance(text, str) or len(text) > MAX_MESSAGE_CHARS:
+        raise MessageError(f"A message is JSON text of at most {MAX_MESSAGE_CHARS} characters.")
+    try:
+        message = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise MessageError("This message is not JSON.") from error
+    if not isinstance(message, dict):
+        raise MessageError("A message is a JSON object.")
+    return message
+
+
+async def describe(call: Call, model: ModelConfig, now_s: float) -> dict[str, Any]:
+    """Return the figures of a call as JSON values."""
+    rtt_s = None if call.peer is None else await call.peer.rtt_s()
+    return asdict(call.live.stats(now_s)) | {
+        "rung": f"{model.steps[0]} steps · {model.size_px} px",
+        "rtt_ms": None if rtt_s is None else round(1000 * rtt_s, 1),
+        "portrait": call.source.id,
+    }

@@ -1,0 +1,154 @@
+"""One peer connection of a call: the webcam's track in, the avatar's track out, `ctrl` beside."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import queue
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from aiortc import (
+    RTCConfiguration,
+    RTCDataChannel,
+    RTCPeerConnection,
+    RTCRtpSender,
+    RTCSessionDescription,
+)
+from aiortc.codecs.vpx import Vp8Encoder
+from aiortc.exceptions import InvalidStateError, OperationError
+from aiortc.mediastreams import MediaStreamTrack
+
+from server import tracks
+from server.signaling import OfferError, accept_offer, raise_uplink_bitrate
+from server.tracks import AvatarTrack
+from streaming.live import LiveSession
+
+logger = logging.getLogger(__name__)
+
+_DOWNLINK_BPS = 1_500_000  # aiortc starts VP8 at a third of this, which blurs the avatar
+
+
+class Peer:
+    """A peer connection that answers one offer.
+
+    It closes itself, and says so through `on_close`, when it is not connected in time or when
+    the other side goes away.
+    """
+
+    def __init__(
+        self,
+        live: LiveSession,
+        avatar: AvatarTrack,
+        *,
+        connect_timeout_s: float,
+        on_channel: Callable[[RTCDataChannel], Coroutine[Any, Any, None]],
+        on_close: Callable[[Peer], None],
+    ) -> None:
+        """Prepare to send `avatar` and to feed `live`; `on_channel` runs along with `ctrl`."""
+        self._live = live
+        self._on_channel = on_channel
+        self._on_close = on_close
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_connected = asyncio.Event()
+        self._is_closing = False
+        # Without an explicit list aiortc asks a public STUN server.
+        self._connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        transceiver = self._connection.addTransceiver(avatar, direction="sendrecv")
+        # The H.264 encoder runs at a preset too slow for live video.
+        codecs = RTCRtpSender.getCapabilities("video").codecs
+        transceiver.setCodecPreferences(
+            sorted(codecs, key=lambda codec: codec.mimeType not in ("video/VP8", "video/rtx"))
+        )
+        self._sender = transceiver.sender
+        self._connection.on("track", self._start_pump)
+        self._connection.on("datachannel", self._start_channel)
+        self._connection.on("connectionstatechange", self._follow_state)
+        self._start(self._close_unless_connected(connect_timeout_s))
+
+    async def answer(self, offer: str) -> str:
+        """Return the answer to an offer; both are SDP with all candidates.
+
+        Raises:
+            OfferError: the offer is not usable.
+        """
+        description = RTCSessionDescription(sdp=accept_offer(offer), type="offer")
+        try:
+            await self._connection.setRemoteDescription(description)
+            answer = await self._connection.createAnswer()
+            self._set_encoder(answer.sdp)
+            await self._connection.setLocalDescription(answer)
+        except (
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            OperationError,
+            InvalidStateError,
+        ) as error:  # aiortc's parser answers nonsense with any of these
+            raise OfferError(f"The offer cannot be answered: {error}") from error
+        return raise_uplink_bitrate(self._connection.localDescription.sdp)
+
+    async def rtt_s(self) -> float | None:
+        """Return the round trip to the other side, None while it is unknown."""
+        for report in (await self._sender.getStats()).values():
+            if report.type == "remote-inbound-rtp":
+                return report.roundTripTime
+        return None
+
+    async def close(self) -> None:
+        """End the connection and all its tasks."""
+        if self._is_closing:
+            return
+        self._is_closing = True
+        for task in self._tasks - {asyncio.current_task()}:
+            task.cancel()
+        for receiver in self._connection.getReceivers():
+            # close() waits on the event loop until the decoder has worked through its queue.
+            waiting = receiver._RTCRtpReceiver__decoder_queue  # type: ignore[attr-defined]
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    waiting.get_nowait()
+        await self._connection.close()
+        self._on_close(self)
+
+    def _set_encoder(self, answer: str) -> None:
+        first = answer[answer.index("m=video") :].split("a=rtpmap:", 1)[1]
+        if " VP8/" in first.split("\r\n", 1)[0]:
+            encoder = Vp8Encoder()
+            encoder.target_bitrate = _DOWNLINK_BPS
+            self._sender._RTCRtpSender__encoder = encoder  # type: ignore[attr-defined]
+
+    def _start_pump(self, track: MediaStreamTrack) -> None:
+        if track.kind == "video":
+            self._start(tracks.pump(track, self._live))
+
+    def _start_channel(self, channel: RTCDataChannel) -> None:
+        if channel.label == "ctrl":
+            self._start(self._on_channel(channel))
+
+    def _follow_state(self) -> None:
+        state = self._connection.connectionState
+        if state == "connected":
+            self._is_connected.set()
+        elif state in ("failed", "closed"):
+            self._start(self.close())
+
+    async def _close_unless_connected(self, timeout_s: float) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._is_connected.wait()
+        except TimeoutError:
+            logger.info("a peer connection did not come up in %.0f s", timeout_s)
+            await self.close()
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finish)
+
+    def _finish(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("a task of a peer connection ended", exc_info=task.exception())

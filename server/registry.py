@@ -1,0 +1,134 @@
+"""What the server holds: portraits, uploaded photos and calls.
+
+All of it is bounded, uploads and calls expire; the event loop alone touches it.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from mimaface.types import Appearance
+from server.latency_marker import LatencyMarker
+from server.peer import Peer
+from streaming.live import LiveSession
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A portrait that can be driven.
+
+    Attributes:
+        id: its name in URLs; unguessable if it was uploaded.
+        name: shown to people.
+        jpeg: its picture, made from the decoded pixels alone.
+        appearance: the encoded portrait.
+        is_private: whether only who knows the id may find it.
+    """
+
+    id: str
+    name: str
+    jpeg: bytes = field(repr=False)
+    appearance: Appearance = field(repr=False)
+    is_private: bool
+
+    @property
+    def url(self) -> str:
+        """Where its picture is served."""
+        return f"/v1/{'sources' if self.is_private else 'portraits'}/{self.id}.jpg"
+
+
+class Sources:
+    """The built-in portraits, and the uploads until they expire or too many newer ones come."""
+
+    def __init__(self, *, max_uploads: int, upload_ttl_s: float) -> None:
+        self._max_uploads = max_uploads
+        self._upload_ttl_s = upload_ttl_s
+        self._portraits: dict[str, Source] = {}
+        self._uploads: dict[str, tuple[float, Source]] = {}  # (expires_s, source), oldest first
+
+    def add_portrait(self, source: Source) -> None:
+        """Keep a built-in portrait for good."""
+        self._portraits[source.id] = source
+
+    def add_upload(self, source: Source, now_s: float) -> None:
+        """Keep an upload for a while."""
+        self._uploads[source.id] = now_s + self._upload_ttl_s, source
+        if len(self._uploads) > self._max_uploads:
+            del self._uploads[next(iter(self._uploads))]
+
+    def portraits(self) -> list[Source]:
+        """Return the built-in portraits."""
+        return list(self._portraits.values())
+
+    def get(self, source_id: str) -> Source | None:
+        """Return a portrait or an upload that has not expired."""
+        if source_id in self._portraits:
+            return self._portraits[source_id]
+        return self._uploads[source_id][1] if source_id in self._uploads else None
+
+    def sweep(self, now_s: float) -> None:
+        """Forget the uploads that have expired."""
+        for source_id, (expires_s, _) in list(self._uploads.items()):
+            if expires_s <= now_s:
+                del self._uploads[source_id]
+
+
+@dataclass(kw_only=True)
+class Call:
+    """One person driving one portrait; it outlives its peer connection for a while.
+
+    Attributes:
+        id: unguessable; who knows it may act on the call.
+        source: the portrait driven now.
+        live: the avatar.
+        marker: carries test counters, if the server measures latency.
+        peer: the connection, if there is one.
+        expires_s: when the call ends unless it is connected by then.
+    """
+
+    id: str
+    source: Source
+    live: LiveSession
+    marker: LatencyMarker | None
+    peer: Peer | None = None
+    expires_s: float
+
+
+class Calls:
+    """The calls, up to the server's limit."""
+
+    def __init__(self, *, max_sessions: int) -> None:
+        self._max_sessions = max_sessions
+        self._calls: dict[str, Call] = {}
+
+    def __iter__(self) -> Iterator[Call]:
+        return iter(list(self._calls.values()))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there is no room for another call."""
+        return len(self._calls) >= self._max_sessions
+
+    def add(self, call: Call) -> None:
+        """Hold a call."""
+        assert not self.is_full, "the caller has looked whether there is room"
+        self._calls[call.id] = call
+
+    def get(self, call_id: str) -> Call | None:
+        """Return a call."""
+        return self._calls.get(call_id)
+
+    def remove(self, call_id: str) -> Call | None:
+        """Forget a call; the caller closes it."""
+        return self._calls.pop(call_id, None)
+
+    def expired(self, now_s: float) -> list[Call]:
+        """Return the calls that have been without a connection for too long."""
+        return [call for call in self if call.peer is None and call.expires_s <= now_s]
+
+
+def new_id() -> str:
+    """Return an id that cannot be guessed."""
+    return secrets.token_urlsafe(16)

@@ -1,0 +1,77 @@
+"""Session descriptions as text: what an offer may hold, and what the answer adds.
+
+aiortc accepts anything; what it cannot use must be refused or removed before it sees it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Final
+
+MAX_OFFER_BYTES: Final = 64 * 1024
+MAX_CANDIDATES: Final = 64
+MAX_MEDIA: Final = 3
+
+# Without a hint Chromium starts at 0.3 Mbps and shrinks the picture for most of a minute.
+_START_KBPS: Final = 2000
+_MIN_KBPS: Final = 600
+
+
+class OfferError(ValueError):
+    """An offer that cannot become a session; the message says why."""
+
+
+def accept_offer(offer: str) -> str:
+    """Return the offer without the candidates the server must not contact.
+
+    Raises:
+        OfferError: the offer is not usable.
+    """
+    if "\0" in offer or not offer.startswith("v=0"):
+        raise OfferError("This is not a session description.")
+    lines = offer.splitlines()
+    media = [line.split()[0] for line in lines if line.startswith("m=")]
+    if len(media) > MAX_MEDIA:
+        raise OfferError(f"An offer may have {MAX_MEDIA} media sections, found {len(media)}.")
+    if media.count("m=video") != 1:
+        raise OfferError(f"An offer needs one video section, found {media.count('m=video')}.")
+    for attribute in ("a=fingerprint:", "a=ice-ufrag:", "a=ice-pwd:", "a=mid:"):
+        if not any(line.startswith(attribute) for line in lines):
+            raise OfferError(f"The offer has no {attribute}")
+    candidates = sum(line.startswith("a=candidate:") for line in lines)
+    if candidates > MAX_CANDIDATES:
+        raise OfferError(f"An offer may have {MAX_CANDIDATES} candidates, found {candidates}.")
+    # Removed candidates leave the end open: the peer then shows its address by contacting us.
+    kept = [
+        line
+        for line in lines
+        if not line.startswith("a=end-of-candidates")
+        and (not line.startswith("a=candidate:") or _is_reachable(line))
+    ]
+    return "\r\n".join(kept) + "\r\n"
+
+
+def _is_reachable(line: str) -> bool:
+    # a=candidate:<foundation> <component> <protocol> <priority> <address> <port> typ <type> ...
+    parts = line.split()
+    if len(parts) < 8 or parts[2].lower() != "udp" or parts[6] != "typ":
+        return False
+    if parts[7] not in ("host", "srflx", "relay"):
+        return False
+    try:
+        address = ipaddress.ip_address(parts[4])
+    except ValueError:
+        return False  # a name: mDNS costs a second and may ask the network for anything
+    return not (address.is_multicast or address.is_unspecified or address.is_link_local)
+
+
+def raise_uplink_bitrate(answer: str) -> str:
+    """Return the answer with a hint to Chromium to send a good picture from the first second."""
+    hint = f"x-google-start-bitrate={_START_KBPS};x-google-min-bitrate={_MIN_KBPS}"
+    return re.sub(
+        r"^(a=rtpmap:(\d+) VP8/90000)\r?$",
+        rf"\1\r\na=fmtp:\2 {hint}\r",
+        answer,
+        flags=re.MULTILINE,
+    )

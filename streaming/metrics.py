@@ -1,0 +1,46 @@
+"""Figures over the last few seconds. Time is an argument."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+
+SPAN_S = 3.0
+_CAPACITY = 1024  # more than 3 s of any stage at 240 frames a second
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantiles:
+    """Median and 95th percentile in milliseconds, None when nothing was measured."""
+
+    p50: float | None
+    p95: float | None
+
+
+class Recent:
+    """Samples of the last `SPAN_S` seconds."""
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[float, float]] = deque(maxlen=_CAPACITY)  # (now_s, seconds)
+
+    def add(self, now_s: float, seconds: float = 0.0) -> None:
+        """Note that something happened, and how long it took."""
+        self._samples.append((now_s, seconds))
+
+    def rate(self, now_s: float) -> float:
+        """Return how often it happened per second."""
+        return round(len(self._within(now_s)) / SPAN_S, 1)
+
+    def quantiles_ms(self, now_s: float) -> Quantiles:
+        """Return how long it took."""
+        taken = self._within(now_s)
+        if not taken:
+            return Quantiles(p50=None, p95=None)
+        p50, p95 = (round(1000 * float(q), 1) for q in np.quantile(taken, (0.5, 0.95)))
+        return Quantiles(p50=p50, p95=p95)
+
+    def _within(self, now_s: float) -> list[float]:
+        # The copy is atomic; a deque must not be iterated while another thread appends.
+        return [seconds for at_s, seconds in self._samples.copy() if now_s - at_s <= SPAN_S]

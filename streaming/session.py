@@ -1,0 +1,94 @@
+"""Which motion becomes which clip. No thread, no clock, no socket: every call returns at once."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from mimaface.types import Appearance, Clip, ClipRequest, ICAState, Motion
+from streaming.types import AvatarFrame
+
+
+class Session:
+    """Cuts one driver's relative motion into clips and carries the ICA state between them.
+
+    One request is in flight at a time. Motion that arrives meanwhile waits, one chunk at most:
+    beyond that the oldest frame is dropped, because the newest is what the driver does now.
+
+    Attributes:
+        dropped: frames of motion that were dropped.
+        failed: clips that were lost to an error.
+    """
+
+    def __init__(
+        self, appearance: Appearance, *, new_frames: int, steps: int = 0, seed: int = 0
+    ) -> None:
+        """Start without carried state; `new_frames` is N, the frames a clip adds."""
+        if new_frames < 1:
+            raise ValueError(f"new_frames must be at least 1, found {new_frames}")
+        self._appearance = appearance
+        self._new_frames = new_frames
+        self._steps = steps
+        self._seed = seed
+        self._waiting: deque[Motion] = deque()
+        self._in_flight: ClipRequest | None = None
+        self._ica: ICAState | None = None
+        self.dropped = 0
+        self.failed = 0
+
+    def push(self, motion: Motion) -> ClipRequest | None:
+        """Take one frame of relative motion; return the clip that became due."""
+        if len(motion) != 1 or not motion.is_relative:
+            raise ValueError("push takes one frame of relative motion")
+        self._waiting.append(motion)
+        if len(self._waiting) > self._new_frames:
+            self._waiting.popleft()
+            self.dropped += 1
+        return self._next_request()
+
+    def complete(self, clip: Clip) -> tuple[list[AvatarFrame], ClipRequest | None]:
+        """Take the clip in flight; return its frames and the clip that became due."""
+        request = self._land()
+        if len(clip.pixels) != len(request.motion):
+            raise ValueError(
+                f"a clip of {len(request.motion)} frames was due, found {len(clip.pixels)}"
+            )
+        # The state holds the portrait it was made with.
+        self._ica = clip.ica if request.appearance is self._appearance else None
+        frames = [
+            AvatarFrame(time_s=float(time_s), pixels=pixels)
+            for time_s, pixels in zip(request.motion.time_s, clip.pixels, strict=True)
+        ]
+        return frames, self._next_request()
+
+    def fail(self) -> ClipRequest | None:
+        """Give up the clip in flight; return the clip that became due, without carried state.
+
+        The lost clip is not asked for again: by now there is newer motion, or soon will be.
+        """
+        self._land()
+        self._ica = None
+        self.failed += 1
+        return self._next_request()
+
+    def change_source(self, appearance: Appearance) -> None:
+        """Show another portrait from the next clip on."""
+        self._appearance = appearance
+        self._ica = None
+
+    def _land(self) -> ClipRequest:
+        assert self._in_flight is not None, "no clip is in flight"
+        request, self._in_flight = self._in_flight, None
+        return request
+
+    def _next_request(self) -> ClipRequest | None:
+        if self._in_flight is not None or len(self._waiting) < self._new_frames:
+            return None
+        self._in_flight = ClipRequest(
+            appearance=self._appearance,
+            motion=Motion.concatenate(self._waiting),
+            ica=self._ica,
+            steps=self._steps,
+            seed=self._seed,
+        )
+        self._waiting.clear()
+        return self._in_flight
