@@ -24,7 +24,7 @@ from mimaface.training.face_model import (
     sample_identity,
     vertex_normals,
 )
-from mimaface.types import VERTICES, Floats, Pixels
+from mimaface.types import Floats, Pixels
 
 SKIN_POINTS = 468
 EYE_CORNERS = [33, 263]  # outer; their distance is one head unit
@@ -34,9 +34,8 @@ UPPER_SEAM = [78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308]
 LOWER_SEAM = [95, 88, 178, 87, 14, 317, 402, 318, 324]
 # The lids without the inner corners, which lie off the lid's line, in the tear duct.
 LIDS = {
-    "eye_socket_right": [33, 246, 161, 160, 159, 158, 157, 173] + [155, 154, 153, 145, 144, 163, 7],
-    "eye_socket_left": [263, 466, 388, 387, 386, 385, 384, 398]
-    + [382, 381, 380, 374, 373, 390, 249],
+    "eye_socket_right": [33, 246, 161, 160, 159, 158, 157, 173, 155, 154, 153, 145, 144, 163, 7],
+    "eye_socket_left": [263, 466, 388, 387, 386, 385, 384, 398, 382, 381, 380, 374, 373, 390, 249],
 }
 IRISES = {"eyeball_right": (468, 469, 470, 471, 472), "eyeball_left": (473, 474, 475, 476, 477)}
 IRIS_DIRECTIONS = ((0, 0), (1, 0), (0, -1), (-1, 0), (0, 1))  # middle, right, top, left, bottom
@@ -161,6 +160,13 @@ def eye_centre(model: FaceModel, eye: str) -> Floats:
     return centre
 
 
+def eyeball_front(model: FaceModel, eye: str) -> NDArray[np.int32]:
+    """Return the triangles of an eyeball's outer surface that face the camera."""
+    ball = model.triangles_of("M_ScleraLeft" if eye.endswith("left") else "M_ScleraRight")
+    depth = model.neutral[model.triangles[ball], 2].mean(1)
+    return ball[depth < eye_centre(model, eye)[2]]
+
+
 def find_correspondence(model: FaceModel, identities: int = 6) -> Correspondence:
     """Find the 478 landmarks on the face model; takes about half a minute."""
     texture = plain_texture(model)
@@ -195,7 +201,9 @@ def find_correspondence(model: FaceModel, identities: int = 6) -> Correspondence
         ]
     )
     places = [_closest(model, skin, _on_contours(model, points))]
-    places += [_closest(model, *_iris(model, eye)) for eye in IRISES]
+    for eye in IRISES:
+        rim = eye_centre(model, eye)[:2] + np.array(IRIS_DIRECTIONS) * IRIS_RADIUS_CM
+        places.append(_closest(model, eyeball_front(model, eye), rim))
     triangle, barycentric = (np.concatenate(columns) for columns in zip(*places, strict=True))
     return Correspondence(triangle, barycentric)
 
@@ -273,19 +281,12 @@ def _dense(line: Floats, steps: int = 16) -> Floats:
     return points
 
 
-def _iris(model: FaceModel, eye: str) -> tuple[NDArray[np.int32], Floats]:
-    """Return the triangles of an eyeball and its five iris points [5, 3], as they look ahead."""
-    centre = eye_centre(model, eye)
-    across = np.array(IRIS_DIRECTIONS) * IRIS_RADIUS_CM
-    radius = np.ptp(model.neutral[model.parts[eye], 0]) / 2
-    ahead = -np.sqrt(radius**2 - (across**2).sum(1, keepdims=True))
-    eyeball = model.triangles_of("M_ScleraLeft" if eye.endswith("left") else "M_ScleraRight")
-    return eyeball, centre + np.concatenate([across, ahead], axis=1)
-
-
 def _closest(model: FaceModel, among: NDArray[np.int32], points: Floats) -> Correspondence:
-    """Find the nearest points of the neutral surface among these triangles."""
-    corners = model.neutral[model.triangles[among]].astype(np.float64)
+    """Find the points of the neutral surface nearest to `points` among these triangles.
+
+    Points [N, 3] lie in space, points [N, 2] in the frontal view.
+    """
+    corners = model.neutral[model.triangles[among], : points.shape[1]].astype(np.float64)
     triangles, weights = [], []
     for point in points:
         near = np.linalg.norm(corners.mean(1) - point, axis=1).argsort()[:40]
