@@ -1,0 +1,204 @@
+"""The canonical face: its geometry, the pose of a face against it, and retargeting.
+
+Head space has its origin midway between the tragi (where a head turns), x right in the picture,
+y down and z away from the camera, in head units. It knows landmarks and shapes, not pictures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimaface.types import VERTICES, Floats
+
+Contour = tuple[tuple[int, ...], tuple[int, ...]]  # upper and lower edge
+
+# Contours in MediaPipe's numbering; "left" and "right" are the picture's, not the person's.
+FACE_OVAL: Final = (
+    10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377,
+    152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109,
+)  # fmt: skip
+# From the left corner to the right one, both corners included, upper and lower pair by pair.
+LEFT_EYE: Final = (
+    (33, 246, 161, 160, 159, 158, 157, 173, 133),
+    (33, 7, 163, 144, 145, 153, 154, 155, 133),
+)
+RIGHT_EYE: Final = (
+    (362, 398, 384, 385, 386, 387, 388, 466, 263),
+    (362, 382, 381, 380, 374, 373, 390, 249, 263),
+)
+INNER_LIPS: Final = (
+    (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308),
+    (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308),
+)
+OUTER_LIPS: Final = (
+    (61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291),
+    (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291),
+)
+EYES: Final = (LEFT_EYE, RIGHT_EYE)
+IRISES: Final = (468, 473)  # centres; the four points that follow lie on the rim
+LEFT_TRAGUS, RIGHT_TRAGUS, CHIN, NOSE_BASE = 234, 454, 152, 2
+
+# An eyeball's radius is about 12 mm, the opening between the corners about 28 mm wide.
+EYEBALL_RADIUS_PER_EYE_WIDTH: Final = 12 / 28
+
+
+@dataclass(frozen=True)
+class CanonicalFace:
+    """The mean neutral face in MediaPipe's layout, made by `mimaface.training.synthetic`.
+
+    Attributes:
+        vertices: [V, 3] in head space, head units.
+        triangles: [852, 3]; the eyes and the mouth are holes.
+        rigidity: [V], weight of each vertex in the pose fit: 1 on bone, 0 where muscles move.
+        jaw_open: [V, 3], displacement per head unit of gap between the lips.
+    """
+
+    vertices: Floats
+    triangles: NDArray[np.int32]
+    rigidity: Floats
+    jaw_open: Floats
+
+
+@cache
+def canonical_face() -> CanonicalFace:
+    """Load the canonical face."""
+    with (files("mimaface") / "assets" / "canonical_face.npz").open("rb") as file:
+        stored = np.load(file)
+        vertices, triangles = stored["vertices"], stored["triangles"]
+        basis = dict(zip(stored["expression_names"], stored["expression_basis"], strict=True))
+    jaw_open = basis["jawOpen"] / gap(vertices + basis["jawOpen"], INNER_LIPS)
+    most = np.max([np.linalg.norm(shape, axis=1) for shape in basis.values()], axis=0)
+    rigidity = np.clip(1 - most / 0.12, 0.0, 1.0) ** 2
+    rigidity[468:] = 0.0
+    return CanonicalFace(vertices, triangles, rigidity.astype(np.float32), jaw_open)
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Where a head is: camera point = scale * (rotation @ head point) + origin."""
+
+    rotation: NDArray[np.float64]
+    origin: NDArray[np.float64]
+    scale: float
+
+
+def fit_pose(points: NDArray[np.floating]) -> Pose:
+    """Fit the canonical face rigidly to landmarks [V, 3] of equal units on all axes.
+
+    Weighted least squares with scale over the vertices that expression does not move
+    (S. Umeyama, Least-squares estimation of transformation parameters, TPAMI 1991).
+    """
+    face = canonical_face()
+    weights = face.rigidity / face.rigidity.sum()
+    mean_from, mean_to = weights @ face.vertices, weights @ points
+    centred = face.vertices - mean_from
+    covariance = (points - mean_to).T @ (centred * weights[:, None])
+    u, singular, vt = np.linalg.svd(covariance)
+    signs = np.array([1.0, 1.0, np.sign(np.linalg.det(u @ vt))])
+    rotation = (u * signs) @ vt
+    scale = float((singular * signs).sum() / (weights @ (centred**2).sum(1)))
+    return Pose(rotation, mean_to - scale * rotation @ mean_from, scale)
+
+
+def gap(shape: NDArray[np.floating], contour: Contour) -> float:
+    """Return how far the middle of a contour stands open, in the units of `shape` [V, 3]."""
+    upper, lower = contour
+    middle = slice(len(upper) // 2 - 1, len(upper) // 2 + 2)
+    spread = shape[list(lower[middle])] - shape[list(upper[middle])]
+    return float(np.linalg.norm(spread, axis=1).mean())
+
+
+def width(shape: NDArray[np.floating], contour: Contour) -> float:
+    """Return the distance between the corners of a contour, in the units of `shape` [V, 3]."""
+    return float(np.linalg.norm(shape[contour[0][0]] - shape[contour[0][-1]]))
+
+
+def gaze_angles(shape: Floats) -> Floats:
+    """Return yaw and pitch of both eyes [4], from the place of the irises in head space."""
+    angles = []
+    for contour, iris in zip(EYES, IRISES, strict=True):
+        left, right = shape[contour[0][0]], shape[contour[0][-1]]
+        radius = EYEBALL_RADIUS_PER_EYE_WIDTH * width(shape, contour)
+        offset = (shape[iris] - (left + right) / 2)[:2] / radius
+        angles += list(np.arcsin(np.clip(offset, -0.9, 0.9)))
+    return np.array(angles, np.float32)
+
+
+def proportions(shape: Floats) -> Floats:
+    """Return this face's size over the canonical one's [V, 3], feature by feature.
+
+    A displacement in canonical proportions times this is the same expression on this face: a
+    mouth scales with its own width, a lid with its own opening, so that shut stays shut.
+    """
+    face = canonical_face()
+    factors = np.ones((VERTICES, 3), np.float32)
+    mouth = width(shape, OUTER_LIPS) / width(face.vertices, OUTER_LIPS)
+    jaw = _length(shape, NOSE_BASE, CHIN) / _length(face.vertices, NOSE_BASE, CHIN)
+    _blend(factors, nearness(OUTER_LIPS, reach=0.35), np.array([mouth, jaw, mouth]))
+    for eye in EYES:
+        wide = width(shape, eye) / width(face.vertices, eye)
+        tall = float(np.clip(gap(shape, eye) / gap(face.vertices, eye), 0.4, 2.5))
+        _blend(factors, nearness(eye, reach=0.12), np.array([wide, tall, wide]))
+    return factors
+
+
+def retarget(shape: Floats, deviation: Floats) -> Floats:
+    """Put a relative expression on a face.
+
+    Args:
+        shape: [V, 3], the face's neutral shape in head space, lips shut (`shut_lips`).
+        deviation: [V, 3], displacement in canonical proportions.
+
+    Returns:
+        [V, 3], the expressive shape. Lids follow the *share* by which the driver's lids close and
+        lips never cross, so a shut eye or mouth is shut on any face.
+    """
+    face = canonical_face()
+    moved = shape + deviation * proportions(shape)
+    driven = face.vertices + deviation
+    for upper, lower in EYES:
+        for above, below in zip(upper[1:-1], lower[1:-1], strict=True):
+            open_share = (driven[below, 1] - driven[above, 1]) / (
+                face.vertices[below, 1] - face.vertices[above, 1]
+            )
+            moved[above] = moved[below] + (shape[above] - shape[below]) * _lid(open_share)
+    for contour in (INNER_LIPS, OUTER_LIPS):
+        upper_lip, lower_lip = moved[list(contour[0])], moved[list(contour[1])]
+        crossing = np.maximum(upper_lip[:, 1] - lower_lip[:, 1], 0) / 2
+        moved[list(contour[0]), 1] -= crossing
+        moved[list(contour[1]), 1] += crossing
+    return moved
+
+
+def shut_lips(shape: Floats) -> Floats:
+    """Return the shape [V, 3] with its jaw closed until the lips meet."""
+    return shape - canonical_face().jaw_open * gap(shape, INNER_LIPS)
+
+
+def _lid(open_share: float) -> float:
+    # The tracker reports about a fifth of the opening for a shut eye: that much is taken as shut.
+    return min(max((open_share - 0.2) / 0.8, 0.0), 1.4) if open_share < 1 else min(open_share, 1.4)
+
+
+def _length(shape: Floats, start: int, end: int) -> float:
+    return float(np.linalg.norm(shape[start] - shape[end]))
+
+
+def _blend(factors: Floats, weight: Floats, target: NDArray[np.floating]) -> None:
+    factors += weight[:, None] * (target - factors)
+
+
+@cache
+def nearness(contour: Contour, *, reach: float) -> Floats:
+    """Return 1 on a contour of the canonical face falling smoothly to 0 at `reach` head units from it, [V]."""
+    vertices = canonical_face().vertices[:, :2]
+    rim = vertices[list(contour[0] + contour[1])]
+    distance = np.linalg.norm(vertices[:, None] - rim, axis=2).min(axis=1)
+    share = np.clip(1 - distance / reach, 0, 1)
+    return (share * share * (3 - 2 * share)).astype(np.float32)

@@ -1,0 +1,283 @@
+"""Motion out of driving frames, and relative to the driver's own neutral.
+
+`FaceMeshExtractor` is the only code that looks at a driving frame; what it returns holds no
+pixels. `RelativeMotion` smooths, calibrates and bridges lost faces. Neither reads a clock: time
+is that of the frames.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, Final, Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from mimaface.face_mesh import (
+    EYES,
+    canonical_face,
+    fit_pose,
+    gap,
+    gaze_angles,
+    proportions,
+    shut_lips,
+)
+from mimaface.types import VERTICES, Floats, Motion, Pixels
+
+FROZEN_AFTER_S: Final = 1.0
+CALIBRATION_S: Final = 1.0
+HOLD_S: Final = 0.25  # a lost face is held this long,
+EASE_S: Final = 0.6  # then eases to the idle pose in this time,
+RETURN_S: Final = 0.35  # and comes back from there in this time.
+FORGET_AFTER_S: Final = 5.0  # after a longer loss somebody else may sit there: calibrate anew
+
+
+class MotionExtractor(Protocol):
+    """Turns driving frames of one session, in order, into absolute motion."""
+
+    def extract(self, time_s: float, rgb: Pixels) -> Motion:
+        """Return the motion of one frame, uint8 [H, W, 3]; `valid` is False without a face."""
+
+    def close(self) -> None:
+        """Free the tracker."""
+
+
+class FaceMeshExtractor:
+    """MediaPipe's face mesh with irises in video mode. One per session, used by one thread."""
+
+    def __init__(self) -> None:
+        # Importing mediapipe takes seconds and is not needed by who only renders.
+        from mediapipe.python.solutions.face_mesh import FaceMesh
+
+        self._graph: Any = FaceMesh(max_num_faces=1, refine_landmarks=True)
+        self._previous: Pixels | None = None
+        self._changed_s = 0.0
+
+    def extract(self, time_s: float, rgb: Pixels) -> Motion:
+        """Return the motion of one frame, uint8 [H, W, 3].
+
+        A frame without a face is not valid, and neither is a picture that has not changed for a
+        second: the camera is off or frozen.
+        """
+        if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
+            raise ValueError(f"a frame must be uint8 [H, W, 3], found {rgb.dtype} {rgb.shape}")
+        if self._is_frozen(time_s, rgb):
+            return Motion.missing(time_s)
+        found = self._graph.process(np.ascontiguousarray(rgb)).multi_face_landmarks
+        if not found:
+            return Motion.missing(time_s)
+        landmarks = np.array([(p.x, p.y, p.z) for p in found[0].landmark], np.float32)
+        return measure(time_s, landmarks, aspect=rgb.shape[1] / rgb.shape[0])
+
+    def close(self) -> None:
+        """Free MediaPipe's graph."""
+        self._graph.close()
+
+    def _is_frozen(self, time_s: float, rgb: Pixels) -> bool:
+        sample = rgb[::8, ::8].copy()
+        previous, self._previous = self._previous, sample
+        if previous is None or previous.shape != sample.shape:
+            self._changed_s = time_s
+        elif cv2.absdiff(previous, sample).mean() > 0.02:  # any sensor's noise is more
+            self._changed_s = time_s
+        return time_s - self._changed_s >= FROZEN_AFTER_S
+
+
+def measure(time_s: float, landmarks: Floats, *, aspect: float) -> Motion:
+    """Return the absolute motion of MediaPipe's landmarks [V, 3] of one frame."""
+    # One unit is the frame's width on all three axes, the origin its centre.
+    points = (landmarks - (0.5, 0.5, 0.0)) * (1.0, 1 / aspect, 1.0)
+    pose = fit_pose(points)
+    shape = ((points - pose.origin) @ pose.rotation / pose.scale).astype(np.float32)
+    translation = np.append(pose.origin[:2], 1.0) / pose.scale
+    return Motion(
+        time_s=np.array([time_s]),
+        valid=np.array([True]),
+        landmarks=landmarks[None],
+        aspect=np.array([aspect], np.float32),
+        rotation=cv2.Rodrigues(pose.rotation)[0].reshape(1, 3).astype(np.float32),
+        translation=translation[None].astype(np.float32),
+        expression=(shape - canonical_face().vertices).reshape(1, -1),
+        gaze=gaze_angles(shape)[None],
+    )
+
+
+class OneEuroFilter:
+    """Low-pass filter whose cut-off rises with speed: still things rest, quick ones pass.
+
+    G. Casiez, N. Roussel, D. Vogel, "1 EUR filter", CHI 2012.
+    """
+
+    def __init__(self, *, min_cutoff: float, beta: float, speed_cutoff: float = 8.0) -> None:
+        """Cut off at `min_cutoff` Hz at rest, at `beta` Hz more per unit and second of speed.
+
+        `speed_cutoff` (Hz) smooths the speed itself; it is high enough for the onset of a blink.
+        """
+        self._min_cutoff, self._beta, self._speed_cutoff = min_cutoff, beta, speed_cutoff
+        self.reset()
+
+    def __call__(self, time_s: float, value: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Return the filtered value at a later time."""
+        elapsed_s = time_s - self._time_s
+        if self._value is None:
+            self._value, self._speed = value.astype(np.float64), np.zeros(value.shape)
+        elif elapsed_s > 0:
+            speed = (value - self._value) / elapsed_s
+            self._speed = self._speed + _gain(self._speed_cutoff, elapsed_s) * (speed - self._speed)
+            cutoff = self._min_cutoff + self._beta * np.abs(self._speed)
+            self._value = self._value + _gain(cutoff, elapsed_s) * (value - self._value)
+        self._time_s = time_s
+        return self._value
+
+    def reset(self) -> None:
+        """Forget the past."""
+        self._time_s = 0.0
+        self._value: NDArray[np.float64] | None = None
+        self._speed = np.zeros(0)
+
+
+def _gain(cutoff: Any, elapsed_s: float) -> Any:
+    # Share of a new value that a first-order low-pass of this cut-off lets in after elapsed_s.
+    return 1 / (1 + 1 / (2 * np.pi * cutoff * elapsed_s))
+
+
+class RelativeMotion:
+    """Absolute motion in, relative motion out: smoothed, calibrated, without gaps or jumps.
+
+    The driver's neutral is the mean of the first valid second, its lips shut. A lost face is held,
+    then eases to the idle pose; it comes back in a short blend. One per session.
+    """
+
+    def __init__(self) -> None:
+        self._filters = {
+            "rotation": OneEuroFilter(min_cutoff=2.0, beta=8.0),
+            "translation": OneEuroFilter(min_cutoff=1.5, beta=6.0),
+            "expression": OneEuroFilter(min_cutoff=4.0, beta=60.0),
+            "gaze": OneEuroFilter(min_cutoff=3.0, beta=6.0),
+        }
+        self._neutral: _Neutral | None = None
+        self._shown = _Deviation.zero()
+        self._blend_from = self._shown
+        self._blend_start_s: float | None = None
+        self._seen_s: float | None = None  # when a face was last seen
+
+    @property
+    def calibration(self) -> float:
+        """How far the neutral is calibrated, 0 to 1."""
+        return 0.0 if self._neutral is None else self._neutral.progress
+
+    def recalibrate(self) -> None:
+        """Take the neutral anew from the coming second."""
+        self._neutral = None
+
+    def push(self, motion: Motion) -> Motion:
+        """Return one frame of absolute motion as relative motion; frames come in order."""
+        if len(motion) != 1 or motion.is_relative:
+            raise ValueError("push takes one frame of absolute motion")
+        time_s = float(motion.time_s[0])
+        if motion.valid[0]:
+            self._shown = self._follow(time_s, motion)
+        elif self._seen_s is not None:
+            self._shown = self._release(time_s, self._seen_s)
+        return replace(
+            motion,
+            rotation=self._shown.rotation[None],
+            translation=self._shown.translation[None],
+            expression=self._shown.expression[None],
+            gaze=self._shown.gaze[None],
+            is_relative=True,
+        )
+
+    def _follow(self, time_s: float, motion: Motion) -> _Deviation:
+        absent_s = 0.0 if self._seen_s is None else time_s - self._seen_s
+        if absent_s > HOLD_S:
+            for each in self._filters.values():
+                each.reset()
+            self._start_blend(time_s)
+        if self._neutral is None or absent_s > FORGET_AFTER_S:
+            self._neutral = _Neutral(start_s=time_s)
+            if self._seen_s is not None:
+                self._start_blend(time_s)
+        self._seen_s = time_s
+        smooth = _Deviation(
+            **{name: each(time_s, getattr(motion, name)[0]).astype(np.float32)
+               for name, each in self._filters.items()}
+        )
+        self._neutral.observe(time_s, smooth)
+        live = self._neutral.deviation(smooth)
+        if self._blend_start_s is None:
+            return live
+        share = (time_s - self._blend_start_s) / RETURN_S
+        if share >= 1:
+            self._blend_start_s = None
+        return self._blend_from.towards(live, share)
+
+    def _release(self, time_s: float, seen_s: float) -> _Deviation:
+        absent_s = time_s - seen_s
+        if absent_s <= HOLD_S:
+            self._blend_from = self._shown
+            return self._shown
+        self._blend_start_s = None
+        return self._blend_from.towards(_Deviation.zero(), (absent_s - HOLD_S) / EASE_S)
+
+    def _start_blend(self, time_s: float) -> None:
+        self._blend_from, self._blend_start_s = self._shown, time_s
+
+
+@dataclass(frozen=True)
+class _Deviation:
+    rotation: Floats
+    translation: Floats
+    expression: Floats
+    gaze: Floats
+
+    @staticmethod
+    def zero() -> _Deviation:
+        return _Deviation(*(np.zeros(n, np.float32) for n in (3, 3, 3 * VERTICES, 4)))
+
+    def towards(self, other: _Deviation, share: float) -> _Deviation:
+        share = min(max(share, 0.0), 1.0)
+        eased = np.float32(share * share * (3 - 2 * share))
+        return _Deviation(
+            *(
+                (1 - eased) * getattr(self, f.name) + eased * getattr(other, f.name)
+                for f in fields(self)
+            )
+        )
+
+
+class _Neutral:
+    """The driver's neutral: a running mean until the calibration second is over."""
+
+    def __init__(self, start_s: float) -> None:
+        self._start_s = start_s
+        self._weight = 0.0
+        self.progress = 0.0
+        self._rotation, self._translation = np.zeros(3), np.zeros(3)
+        self._shape, self._gaze = np.zeros((VERTICES, 3), np.float32), np.zeros(4)
+
+    def observe(self, time_s: float, seen: _Deviation) -> None:
+        if self.progress >= 1:
+            return
+        shape = canonical_face().vertices + seen.expression.reshape(-1, 3)
+        weight = sum(gap(shape, eye) for eye in EYES) ** 2 + 1e-6  # blinks count little
+        self._weight += weight
+        share = weight / self._weight
+        self._rotation += share * (seen.rotation - self._rotation)
+        self._translation += share * (seen.translation - self._translation)
+        self._shape += np.float32(share) * (shape - self._shape)
+        self._gaze += share * (seen.gaze - self._gaze)
+        self._shut = shut_lips(self._shape)
+        self._proportions = proportions(self._shut)
+        self.progress = min((time_s - self._start_s) / CALIBRATION_S, 1.0)
+
+    def deviation(self, seen: _Deviation) -> _Deviation:
+        turn = cv2.Rodrigues(self._rotation)[0].T @ cv2.Rodrigues(seen.rotation)[0]
+        shape = canonical_face().vertices + seen.expression.reshape(-1, 3)
+        return _Deviation(
+            rotation=cv2.Rodrigues(turn)[0].ravel().astype(np.float32),
+            translation=(seen.translation - self._translation).astype(np.float32),
+            expression=((shape - self._shut) / self._proportions).ravel(),
+            gaze=(seen.gaze - self._gaze).astype(np.float32),
+        )
