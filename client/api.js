@@ -1,0 +1,108 @@
+// The server's HTTP interface as functions. Nothing here knows the page or the peer connection.
+
+/**
+ * @typedef {object} Config
+ * @property {string} model
+ * @property {number} size_px side of the square avatar
+ * @property {number} fps
+ * @property {number} max_upload_bytes
+ *
+ * @typedef {object} Portrait
+ * @property {string} id
+ * @property {string} name
+ * @property {string} url
+ *
+ * @typedef {object} Session
+ * @property {string} id
+ * @property {string} url
+ * @property {RTCIceServer[]} ice_servers
+ */
+
+/** A request the server refused; the message is meant for the person at the page. */
+export class ServerError extends Error {
+  /**
+   * @param {string} message
+   * @param {number} status the HTTP status, 0 when no answer came
+   * @param {number} [retryAfterMs] how long the server asked to wait
+   */
+  constructor(message, status, retryAfterMs = 0) {
+    super(message);
+    this.name = "ServerError";
+    this.status = status;
+    this.retryAfterMs = retryAfterMs;
+  }
+}
+
+/**
+ * @param {string} url
+ * @param {RequestInit} [options]
+ * @returns {Promise<Response>} an answer with a 2xx status
+ */
+async function request(url, options) {
+  let response;
+  try {
+    response = await fetch(url, options);
+  } catch (error) {
+    if (options?.signal?.aborted) throw error;
+    throw new ServerError("The server does not answer. Check that it is running.", 0);
+  }
+  if (response.ok) return response;
+  const body = await response.json().catch(() => ({}));
+  throw new ServerError(
+    body.error ?? `The server answered ${response.status}.`,
+    response.status,
+    Number(response.headers.get("Retry-After") ?? 0) * 1000,
+  );
+}
+
+/** @returns {Promise<Config>} */
+export async function fetchConfig() {
+  return (await request("/v1/config")).json();
+}
+
+/** @returns {Promise<Portrait[]>} */
+export async function fetchPortraits() {
+  return (await (await request("/v1/portraits")).json()).portraits;
+}
+
+/**
+ * Upload a photo to be animated. Call it only after the person has confirmed their right to it.
+ *
+ * @param {File} photo
+ * @returns {Promise<{id: string, url: string, width: number, height: number}>} the accepted crop
+ */
+export async function uploadPhoto(photo) {
+  const headers = { "Content-Type": photo.type, "X-Consent": "yes" };
+  return (await request("/v1/sources", { method: "POST", headers, body: photo })).json();
+}
+
+/**
+ * @param {string} source id of a portrait
+ * @param {AbortSignal} signal
+ * @returns {Promise<Session>}
+ */
+export async function createSession(source, signal) {
+  const headers = { "Content-Type": "application/json" };
+  const body = JSON.stringify({ source });
+  return (await request("/v1/sessions", { method: "POST", headers, body, signal })).json();
+}
+
+/**
+ * Offer a peer connection to a session; an earlier one of the same session ends.
+ *
+ * @param {Session} session
+ * @param {string} offer SDP with all its candidates
+ * @param {AbortSignal} signal
+ * @returns {Promise<string>} the answer's SDP
+ */
+export async function exchangeSdp(session, offer, signal) {
+  const headers = { "Content-Type": "application/sdp" };
+  const options = { method: "POST", headers, body: offer, signal };
+  return (await request(`${session.url}/rtc`, options)).text();
+}
+
+/** @param {Session} session */
+export function deleteSession(session) {
+  // keepalive lets the request outlive a page that is being closed.
+  fetch(session.url, { method: "DELETE", keepalive: true }).catch(() => {});
+}

@@ -1,0 +1,442 @@
+// The page: shows the call, and turns clicks, keys and dropped files into what a Call can do.
+
+import { fetchConfig, fetchPortraits, uploadPhoto } from "./api.js";
+import { Call } from "./call.js";
+import { helpFor, listCameras, openCamera, rememberCamera } from "./camera.js";
+
+const $ = (/** @type {string} */ id) => document.getElementById(id);
+
+const PHOTO_TYPES = ["image/jpeg", "image/png", "image/webp"];
+
+/** What the status line says, by phase; in a call, by the avatar's state. */
+const STATUS = {
+  idle: "Ready",
+  asking: "Waiting for the camera",
+  connecting: "Connecting",
+  reconnecting: "Reconnecting",
+  waiting: "Looking for your face",
+  calibrating: "Calibrating",
+  live: "Live",
+  lost: "Face lost",
+  paused: "Paused",
+};
+
+/** What the person should do, in the avatar's frame. */
+const HINT = {
+  asking: "Allow the camera in your browser’s prompt",
+  reconnecting: "The connection was interrupted. Bringing it back",
+  waiting: "Face the camera, with light from the front",
+  calibrating: "Look at the camera, relax your face",
+  lost: "Your face is out of view. Look at the camera",
+  paused: "Paused. Your camera’s picture is not being sent",
+};
+
+const PART_NAMES = {
+  send: "Encode and send",
+  network: "Network, there and back",
+  server: "Server: motion and avatar",
+  receive: "Receive and decode",
+  display: "Screen refresh",
+};
+
+/** @type {import("./api.js").Config} */
+let config;
+/** @type {import("./api.js").Portrait} */
+let portrait;
+/** @type {File | null} a photo that waits for consent */
+let pendingPhoto = null;
+/** @type {Call | null} */
+let call = null;
+/** @type {MediaStreamTrack | null} */
+let camera = null;
+/** @type {"idle" | "asking" | "connecting" | "live" | "reconnecting"} */
+let phase = "idle";
+/** @type {import("./call.js").AvatarState} */
+let state = "waiting";
+let isPaused = false;
+
+// --- Showing ---------------------------------------------------------------------------------
+
+function show() {
+  const now = phase !== "live" ? phase : isPaused ? "paused" : state;
+  document.body.dataset.phase = phase;
+  document.body.dataset.state = now;
+  const hint = camera?.muted && !isPaused ? "Your system has paused the camera" : HINT[now];
+  // Unchanged text is left alone, so that a screen reader does not read it again.
+  setText($("status"), STATUS[now]);
+  setText($("hint"), hint ?? "");
+  setText($("start-label"), phase === "asking" ? "Allow the camera" : "Go live");
+  $("start").disabled = !portrait || phase !== "idle";
+  setPressed($("pause"), isPaused);
+  $("self-frame").hidden = !camera || isPaused || $("show-self").ariaPressed === "false";
+  if (phase !== "live") $("readout").hidden = true;
+}
+
+/**
+ * @param {HTMLElement} element
+ * @param {string} text
+ */
+function setText(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+/**
+ * @param {HTMLElement} button
+ * @param {boolean} isPressed
+ */
+function setPressed(button, isPressed) {
+  button.ariaPressed = String(isPressed);
+}
+
+/** @param {{title: string, advice: string} | null} help */
+function showHelp(help) {
+  $("help").hidden = !help;
+  $("help-title").textContent = help?.title ?? "";
+  $("help-advice").textContent = help?.advice ?? "";
+}
+
+/** @param {number} progress from 0 to 1 */
+function showCalibration(progress) {
+  $("ring").setAttribute("stroke-dasharray", `${progress} 1`);
+}
+
+/** @param {import("./meter.js").Figures} figures */
+function showFigures(figures) {
+  const latency = Math.round(figures.latencyMs);
+  $("readout").hidden = phase !== "live";
+  setText($("readout-fps"), `${Math.round(figures.avatarFps)} fps`);
+  setText($("readout-latency"), `≈ ${latency} ms`);
+
+  setText($("latency"), String(latency));
+  let x = 0;
+  const bars = Object.entries(figures.parts).map(([part, ms]) => {
+    const width = (100 * ms) / figures.latencyMs;
+    const bar = document.createElementNS("http://www.w3.org/2000/svg", "rect");
+    const place = { x, width: Math.max(0, width - 0.6), height: 4, class: part };
+    for (const [name, value] of Object.entries(place)) bar.setAttribute(name, String(value));
+    x += width;
+    return bar;
+  });
+  $("latency-bar").replaceChildren(...bars);
+  listPairs(
+    $("latency-parts"),
+    Object.entries(figures.parts).map(([part, ms]) => [PART_NAMES[part], `${ms.toFixed(0)} ms`]),
+  );
+  listPairs($("figures"), [
+    ["Avatar", `${figures.avatarFps.toFixed(0)} fps`],
+    ["Camera", `${figures.cameraFps.toFixed(0)} fps`],
+    ["Shown", `${figures.shownFps.toFixed(0)} fps`],
+    ["Dropped", String(figures.dropped)],
+    ["Freezes", String(figures.freezes)],
+    ["Quality", figures.rung],
+    ["Sent", figures.sent],
+    ["Up", `${figures.upKbps.toFixed(0)} kbps`],
+    ["Down", `${figures.downKbps.toFixed(0)} kbps`],
+  ]);
+}
+
+/**
+ * @param {HTMLElement} list a dl
+ * @param {[string, string][]} pairs
+ */
+function listPairs(list, pairs) {
+  list.replaceChildren(
+    ...pairs.map(([name, value]) => {
+      const pair = document.createElement("div");
+      const term = pair.appendChild(document.createElement("dt"));
+      const detail = pair.appendChild(document.createElement("dd"));
+      term.textContent = name;
+      detail.textContent = value;
+      return pair;
+    }),
+  );
+}
+
+/** @param {MediaStream} stream */
+function showAvatar(stream) {
+  const video = $("avatar");
+  const frame = $("avatar-frame");
+  delete frame.dataset.isMoving; // The still portrait shows until the first frame is there.
+  video.srcObject = stream;
+  video.requestVideoFrameCallback(() => (frame.dataset.isMoving = ""));
+}
+
+// --- The call --------------------------------------------------------------------------------
+
+async function start() {
+  showHelp(null);
+  phase = "asking";
+  show();
+  try {
+    await useCamera();
+  } catch (error) {
+    phase = "idle";
+    show();
+    showHelp(helpFor(error));
+    return;
+  }
+  phase = "connecting";
+  state = "waiting";
+  isPaused = false;
+  show();
+  if (document.activeElement === document.body) $("pause").focus(); // "Go live" has gone.
+
+  const placed = new Call(portrait.id, camera);
+  call = placed;
+  listenTo(placed);
+  try {
+    await placed.open();
+  } catch (error) {
+    if (call !== placed) return; // Stopped meanwhile.
+    stop();
+    showHelp({ title: "The call could not be started", advice: error.message });
+  }
+}
+
+/** @param {Call} placed */
+function listenTo(placed) {
+  const on = (type, act) => placed.addEventListener(type, ({ detail }) => act(detail));
+  on("avatar", showAvatar);
+  on("connected", () => {
+    phase = "live";
+    show();
+  });
+  on("reconnecting", () => {
+    phase = "reconnecting";
+    state = "waiting";
+    delete $("avatar-frame").dataset.isMoving; // A lost connection leaves the video black.
+    show();
+  });
+  on("state", (message) => {
+    state = message.state;
+    showCalibration(message.calibration);
+    show();
+  });
+  on("figures", showFigures);
+  on("refused", (advice) => showHelp({ title: "That did not work", advice }));
+  on("failed", (advice) => {
+    stop();
+    showHelp({ title: "The call has ended", advice });
+  });
+}
+
+function stop() {
+  const hadFocus = $("stop").parentElement.contains(document.activeElement);
+  call?.end();
+  call = null;
+  camera?.stop();
+  camera = null;
+  $("self").srcObject = null;
+  $("avatar").srcObject = null;
+  delete $("avatar-frame").dataset.isMoving;
+  phase = "idle";
+  show();
+  if (hadFocus) $("start").focus();
+}
+
+function togglePause() {
+  isPaused = !isPaused;
+  camera.enabled = !isPaused; // The browser then sends black, whatever the server does.
+  call.setPaused(isPaused);
+  show();
+}
+
+function toggleSelf() {
+  setPressed($("show-self"), $("show-self").ariaPressed === "false");
+  show();
+}
+
+function toggleStats() {
+  $("stats").hidden = !$("stats").hidden;
+  setPressed($("show-stats"), !$("stats").hidden);
+}
+
+function toggleFullscreen() {
+  if (document.fullscreenElement) document.exitFullscreen();
+  else $("stage").requestFullscreen();
+}
+
+// --- The camera ------------------------------------------------------------------------------
+
+/** Open the camera that is to be used, in place of the one before. */
+async function useCamera() {
+  const opened = await openCamera();
+  camera?.stop();
+  camera = opened;
+  camera.enabled = !isPaused;
+  camera.addEventListener("ended", cameraEnded);
+  camera.addEventListener("mute", show);
+  camera.addEventListener("unmute", show);
+  $("self").srcObject = new MediaStream([camera]);
+  await call?.setCamera(camera);
+  await showCameras();
+}
+
+/** The camera was unplugged or taken away; stop() does not come here. */
+async function cameraEnded() {
+  try {
+    await useCamera();
+  } catch (error) {
+    stop();
+    showHelp(helpFor(error));
+  }
+}
+
+async function showCameras() {
+  const cameras = await listCameras();
+  const chosen = camera?.getSettings().deviceId;
+  $("camera").replaceChildren(
+    ...cameras.map(
+      ({ label, deviceId }) => new Option(label, deviceId, false, deviceId === chosen),
+    ),
+  );
+  $("camera-card").hidden = cameras.length === 0;
+}
+
+async function chooseCamera() {
+  rememberCamera($("camera").value);
+  if (!camera) return;
+  try {
+    await useCamera();
+    showHelp(null);
+  } catch (error) {
+    showHelp(helpFor(error));
+  }
+}
+
+// --- The portrait ----------------------------------------------------------------------------
+
+/**
+ * @param {import("./api.js").Portrait} choice
+ * @returns {HTMLInputElement} its radio button
+ */
+function addPortrait(choice) {
+  const label = document.createElement("label");
+  const radio = label.appendChild(document.createElement("input"));
+  Object.assign(radio, { type: "radio", name: "portrait", value: choice.id });
+  const picture = label.appendChild(document.createElement("img"));
+  Object.assign(picture, { src: choice.url, alt: "" });
+  label.appendChild(document.createElement("span")).textContent = choice.name;
+  radio.addEventListener("change", () => choosePortrait(choice));
+  $("portraits").append(label);
+  return radio;
+}
+
+/** @param {import("./api.js").Portrait} choice */
+function choosePortrait(choice) {
+  portrait = choice;
+  $("still").src = choice.url;
+  $("still").alt = choice.name;
+  $("ambience").src = choice.url;
+  call?.setSource(choice.id);
+  show();
+}
+
+/** @param {File} photo */
+async function usePhoto(photo) {
+  pendingPhoto = null;
+  if (!PHOTO_TYPES.includes(photo.type)) {
+    return sayOfPhoto(`${photo.name} is not a JPEG, PNG or WebP picture.`, "error");
+  }
+  if (photo.size > config.max_upload_bytes) {
+    const mib = config.max_upload_bytes / 2 ** 20;
+    return sayOfPhoto(`${photo.name} is larger than ${mib} MiB. Make it smaller first.`, "error");
+  }
+  if (!$("consent").checked) {
+    pendingPhoto = photo;
+    $("consent").focus();
+    return sayOfPhoto(
+      "Please tick the box first: use only a photo of yourself, or of somebody who agreed.",
+      "error",
+    );
+  }
+  sayOfPhoto("Checking the photo", "busy");
+  try {
+    const { id, url } = await uploadPhoto(photo);
+    const choice = { id, url, name: "Yours" };
+    addPortrait(choice).checked = true;
+    choosePortrait(choice);
+    sayOfPhoto("Ready. This part of the photo will move.", "good");
+  } catch (error) {
+    sayOfPhoto(error.message, "error");
+  }
+}
+
+/**
+ * @param {string} text
+ * @param {"busy" | "good" | "error"} kind
+ */
+function sayOfPhoto(text, kind) {
+  $("photo-message").hidden = false;
+  $("photo-message").dataset.kind = kind;
+  $("photo-message").textContent = text;
+}
+
+// --- Wiring ----------------------------------------------------------------------------------
+
+const KEYS = {
+  p: $("pause"),
+  r: $("recalibrate"),
+  h: $("show-self"),
+  s: $("show-stats"),
+  f: $("fullscreen"),
+};
+
+function wire() {
+  $("start").addEventListener("click", start);
+  $("stop").addEventListener("click", stop);
+  $("pause").addEventListener("click", togglePause);
+  $("recalibrate").addEventListener("click", () => call.recalibrate());
+  $("show-self").addEventListener("click", toggleSelf);
+  $("show-stats").addEventListener("click", toggleStats);
+  $("fullscreen").addEventListener("click", toggleFullscreen);
+  $("camera").addEventListener("change", chooseCamera);
+  navigator.mediaDevices?.addEventListener("devicechange", showCameras);
+  addEventListener("pagehide", () => call?.end());
+
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
+    if (event.target.closest("select")) return; // Letters choose an entry there.
+    if (phase !== "idle" && phase !== "asking") KEYS[event.key.toLowerCase()]?.click();
+  });
+
+  $("photo").addEventListener("change", () => {
+    const [photo] = $("photo").files;
+    if (photo) usePhoto(photo);
+    $("photo").value = ""; // The same file can be chosen again.
+  });
+  $("consent").addEventListener("change", () => {
+    if ($("consent").checked && pendingPhoto) usePhoto(pendingPhoto);
+  });
+  document.addEventListener("dragover", (event) => {
+    event.preventDefault();
+    document.body.classList.toggle("dropping", event.dataTransfer.types.includes("Files"));
+  });
+  document.addEventListener("dragleave", (event) => {
+    if (!event.relatedTarget) document.body.classList.remove("dropping");
+  });
+  document.addEventListener("drop", (event) => {
+    event.preventDefault();
+    document.body.classList.remove("dropping");
+    const [photo] = event.dataTransfer.files;
+    if (photo) usePhoto(photo);
+  });
+}
+
+async function load() {
+  wire();
+  $("fullscreen").hidden = !document.fullscreenEnabled; // An iPhone cannot.
+  show();
+  try {
+    const [loaded, portraits] = await Promise.all([fetchConfig(), fetchPortraits()]);
+    config = loaded;
+    const [first] = portraits.map(addPortrait);
+    first.checked = true;
+    choosePortrait(portraits[0]);
+    await showCameras();
+  } catch (error) {
+    showHelp({ title: "The page could not load", advice: `${error.message} Then reload it.` });
+  }
+}
+
+load();
