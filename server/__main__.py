@@ -36,7 +36,7 @@ def main() -> int:
         listener = socket.create_server((config.host, config.port), family=family)
     except OSError as error:
         print(
-            f"error: cannot listen on {config.host} port {config.port}: {error.strerror}. "
+            f"error: cannot listen on {config.host} port {config.port}: {os.strerror(error.errno)}. "
             "Choose another one with --port.",
             file=sys.stderr,
         )

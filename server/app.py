@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from aiortc import RTCDataChannel
 from PIL import Image
@@ -43,13 +43,13 @@ from streaming.live import LiveSession
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_CLIENT = Path(__file__).parents[1] / "client"
-_PORTRAITS = Path(mimaface.__file__).parent / "assets" / "portraits"
-_PHOTO_TYPES = ("image/jpeg", "image/png", "image/webp")
-_MAX_JSON_BYTES = 4096
-_MAX_UPLOADS_AT_ONCE = 4
-_RETRY_AFTER_S = 5
-_SWEEP_S = 1.0
+_CLIENT: Final = Path(__file__).parents[1] / "client"
+_PORTRAITS: Final = Path(mimaface.__file__).parent / "assets" / "portraits"
+_PHOTO_TYPES: Final = ("image/jpeg", "image/png", "image/webp")
+_MAX_JSON_BYTES: Final = 4096
+_MAX_UPLOADS_AT_ONCE: Final = 4
+_RETRY_AFTER_S: Final = 5
+_SWEEP_S: Final = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
 
 from mimaface.config import CONFIGS
 
-PREFIX = "MIMAFACE_"
+PREFIX: Final = "MIMAFACE_"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,14 +58,14 @@ class ServerConfig:
 def read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     """Return the settings named MIMAFACE_HOST, MIMAFACE_MAX_SESSIONS and so on."""
     settings: dict[str, Any] = {}
-    for field in fields(ServerConfig):
-        name = PREFIX + field.name.upper()
-        if name not in environ or isinstance(field.default, bool):
+    for name, default in asdict(ServerConfig()).items():
+        value = environ.get(PREFIX + name.upper())
+        if value is None or isinstance(default, bool):
             continue
         try:
-            settings[field.name] = type(field.default)(environ[name])
+            settings[name] = type(default)(value)
         except ValueError as error:
-            raise ValueError(f"{name} must be a number, found {environ[name]!r}") from error
+            raise ValueError(f"{PREFIX}{name.upper()} must be a number, found {value!r}") from error
     return settings
 
 
@@ -98,4 +98,4 @@ def parse_config(arguments: Sequence[str], environ: Mapping[str, str]) -> Server
     settings = vars(parser.parse_args(arguments))
     if settings.pop("lan"):
         settings["host"] = "0.0.0.0"
-    return ServerConfig(**{f.name: getattr(base, f.name) for f in fields(base)} | settings)
+    return replace(base, **settings)

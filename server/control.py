@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
 from aiortc import RTCDataChannel
 
 from mimaface.config import ModelConfig
 from server.registry import Call, Sources
 
-MAX_MESSAGE_CHARS = 4096
-MAX_MESSAGES_PER_S = 20
-_MAX_BUFFERED_BYTES = 64 * 1024  # beyond it the other side does not read: say nothing more
-_TICK_S = 0.1
-_TICKS_PER_STATS = 10
+MAX_MESSAGE_CHARS: Final = 4096
+MAX_MESSAGES_PER_S: Final = 20
+_MAX_BUFFERED_BYTES: Final = 64 * 1024  # beyond it the other side does not read: say nothing more
+_TICK_S: Final = 0.1
+_TICKS_PER_STATS: Final = 10
 
 
 class MessageError(ValueError):

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import queue
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, Final
 
 from aiortc import (
     RTCConfiguration,
@@ -19,6 +19,7 @@ from aiortc import (
 from aiortc.codecs.vpx import Vp8Encoder
 from aiortc.exceptions import InvalidStateError, OperationError
 from aiortc.mediastreams import MediaStreamTrack
+from aiortc.stats import RTCRemoteInboundRtpStreamStats
 
 from server import tracks
 from server.signaling import OfferError, accept_offer, raise_uplink_bitrate
@@ -27,7 +28,7 @@ from streaming.live import LiveSession
 
 logger = logging.getLogger(__name__)
 
-_DOWNLINK_BPS = 1_500_000  # aiortc starts VP8 at a third of this, which blurs the avatar
+_DOWNLINK_BPS: Final = 1_500_000  # aiortc starts VP8 at a third of this, which blurs the avatar
 
 
 class Peer:
@@ -93,7 +94,7 @@ class Peer:
     async def rtt_s(self) -> float | None:
         """Return the round trip to the other side, None while it is unknown."""
         for report in (await self._sender.getStats()).values():
-            if report.type == "remote-inbound-rtp":
+            if isinstance(report, RTCRemoteInboundRtpStreamStats):
                 return report.roundTripTime
         return None
 

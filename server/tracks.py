@@ -6,16 +6,18 @@ import asyncio
 import fractions
 from collections.abc import Callable
 from functools import partial
+from typing import Final
 
 import av
+import numpy as np
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
 from mimaface.types import Pixels
 from streaming.live import LiveSession
 from streaming.types import AvatarFrame, DrivingFrame
 
-_CLOCK_RATE = 90_000  # of RTP video
-_TIME_BASE = fractions.Fraction(1, _CLOCK_RATE)
+_CLOCK_RATE: Final = 90_000  # of RTP video
+_TIME_BASE: Final = fractions.Fraction(1, _CLOCK_RATE)
 
 
 async def pump(track: MediaStreamTrack, live: LiveSession) -> None:
@@ -34,7 +36,7 @@ async def pump(track: MediaStreamTrack, live: LiveSession) -> None:
 
 
 def _to_rgb(frame: av.VideoFrame) -> Pixels:
-    return frame.to_ndarray(format="rgb24")
+    return frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
 
 
 class AvatarTrack(MediaStreamTrack):
@@ -59,8 +61,8 @@ class AvatarTrack(MediaStreamTrack):
         self._patience_s = 1.5 / fps
         self._draw = draw
         self._is_fresh = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
-        self._start_s = self._loop.time()
+        self._event_loop = asyncio.get_running_loop()
+        self._start_s = self._event_loop.time()
         self._sent_pts = -1
         live.on_frame = self._wake
 
@@ -75,7 +77,7 @@ class AvatarTrack(MediaStreamTrack):
         if self.readyState != "live":
             raise MediaStreamError
         self._is_fresh.clear()
-        now_s = self._loop.time()
+        now_s = self._event_loop.time()
         # The encoder writes into its frames: each send needs one of its own.
         shown = self._live.pull(now_s)
         pixels = shown.pixels if self._draw is None else self._draw(shown)
@@ -92,5 +94,5 @@ class AvatarTrack(MediaStreamTrack):
 
     def _wake(self) -> None:
         # Called by the backend's thread, also while the loop shuts down.
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._is_fresh.set)
+        if not self._event_loop.is_closed():
+            self._event_loop.call_soon_threadsafe(self._is_fresh.set)

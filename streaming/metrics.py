@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
-SPAN_S = 3.0
-_CAPACITY = 1024  # more than 3 s of any stage at 240 frames a second
+SPAN_S: Final = 3.0
+_SHORTEST_S: Final = 0.5  # a rate over less would jump
+_CAPACITY: Final = 1024  # more than 3 s of any stage at 240 frames a second
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,14 +26,20 @@ class Recent:
 
     def __init__(self) -> None:
         self._samples: deque[tuple[float, float]] = deque(maxlen=_CAPACITY)  # (now_s, seconds)
+        self._first_s: float | None = None
 
     def add(self, now_s: float, seconds: float = 0.0) -> None:
         """Note that something happened, and how long it took."""
+        if self._first_s is None:
+            self._first_s = now_s
         self._samples.append((now_s, seconds))
 
     def rate(self, now_s: float) -> float:
         """Return how often it happened per second."""
-        return round(len(self._within(now_s)) / SPAN_S, 1)
+        if self._first_s is None:
+            return 0.0
+        span_s = min(max(now_s - self._first_s, _SHORTEST_S), SPAN_S)
+        return round(len(self._within(now_s)) / span_s, 1)
 
     def quantiles_ms(self, now_s: float) -> Quantiles:
         """Return how long it took."""
