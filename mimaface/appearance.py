@@ -32,6 +32,7 @@ from mimaface.face_mesh import (
     Contour,
     canonical_face,
     gap,
+    rotation_matrix,
     shut_lips,
     width,
 )
@@ -202,7 +203,7 @@ def _resize(picture: Pixels, size_px: int) -> Pixels:
 def _build_mesh(
     photo: Pixels, corner: NDArray[np.float64], texels_per_px: float, motion: Motion, size_px: int
 ) -> SourceMesh:
-    rotation = cv2.Rodrigues(motion.rotation[0].astype(np.float64))[0]
+    rotation = rotation_matrix(motion.rotation[0])
     scale = size_px / float(motion.translation[0, 2])
     origin = size_px / 2 + scale * motion.translation[0, :2].astype(np.float64)
 
@@ -241,7 +242,7 @@ def _build_mesh(
         background=background,
         seen=seen,
         shape=shut_lips(shape),
-        rotation=rotation,
+        angles=motion.rotation[0],
         origin=origin,
         scale=scale,
         oval=face[list(FACE_OVAL)],

@@ -11,6 +11,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Final
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -104,6 +105,26 @@ def fit_pose(points: NDArray[np.floating]) -> Pose:
     rotation = (u * signs) @ vt
     scale = float((singular * signs).sum() / (weights @ (centred**2).sum(1)))
     return Pose(rotation, mean_to - scale * rotation @ mean_from, scale)
+
+
+def rotation_matrix(angles: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return the rotation [3, 3] of pitch, yaw and roll [3] in radians.
+
+    They are the angles of a neck: the head turns (yaw), then nods (pitch), then tilts (roll), so
+    R = Ry Rx Rz, and differences of angles mean the same on every head.
+    """
+    pitch, yaw, roll = (float(angle) for angle in angles)
+    around_y = cv2.Rodrigues(np.array([0.0, yaw, 0.0]))[0]
+    around_x = cv2.Rodrigues(np.array([pitch, 0.0, 0.0]))[0]
+    around_z = cv2.Rodrigues(np.array([0.0, 0.0, roll]))[0]
+    return np.asarray(around_y @ around_x @ around_z)
+
+
+def rotation_angles(rotation: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Invert `rotation_matrix`."""
+    pitch = -np.arcsin(np.clip(rotation[1, 2], -1, 1))
+    yaw = np.arctan2(rotation[0, 2], rotation[2, 2])
+    return np.array([pitch, yaw, np.arctan2(rotation[1, 0], rotation[1, 1])])
 
 
 def gap(shape: NDArray[np.floating], contour: Contour) -> float:

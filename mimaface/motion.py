@@ -21,6 +21,7 @@ from mimaface.face_mesh import (
     gap,
     gaze_angles,
     proportions,
+    rotation_angles,
     shut_lips,
 )
 from mimaface.types import VERTICES, Floats, Motion, Pixels
@@ -96,7 +97,7 @@ def measure(time_s: float, landmarks: Floats, *, aspect: float) -> Motion:
         valid=np.array([True]),
         landmarks=landmarks[None],
         aspect=np.array([aspect], np.float32),
-        rotation=cv2.Rodrigues(pose.rotation)[0].reshape(1, 3).astype(np.float32),
+        rotation=rotation_angles(pose.rotation)[None].astype(np.float32),
         translation=translation[None].astype(np.float32),
         expression=(shape - canonical_face().vertices).reshape(1, -1),
         gaze=gaze_angles(shape)[None],
@@ -273,10 +274,9 @@ class _Neutral:
         self.progress = min((time_s - self._start_s) / CALIBRATION_S, 1.0)
 
     def deviation(self, seen: _Deviation) -> _Deviation:
-        turn = cv2.Rodrigues(self._rotation)[0].T @ cv2.Rodrigues(seen.rotation)[0]
         shape = canonical_face().vertices + seen.expression.reshape(-1, 3)
         return _Deviation(
-            rotation=cv2.Rodrigues(turn)[0].ravel().astype(np.float32),
+            rotation=(seen.rotation - self._rotation).astype(np.float32),
             translation=(seen.translation - self._translation).astype(np.float32),
             expression=((shape - self._shut) / self._proportions).ravel(),
             gaze=(seen.gaze - self._gaze).astype(np.float32),

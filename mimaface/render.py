@@ -25,6 +25,7 @@ from mimaface.face_mesh import (
     gaze_angles,
     nearness,
     retarget,
+    rotation_matrix,
     width,
 )
 from mimaface.types import VERTICES, Condition, Floats, Motion, Pixels
@@ -67,7 +68,7 @@ class SourceMesh:
         background: uint8 [size, size, 3], the photo without the person.
         seen: uint8 [size, size], 255 where the background was in the photo.
         shape: [V, 3], the neutral shape in head space.
-        rotation: [3, 3], origin: [2] px, scale: px per head unit: the source's own pose.
+        angles: [3] pitch, yaw, roll, origin: [2] px, scale: px per head unit: the source's own pose.
         oval: [O, 3], rest position of the face oval in camera space, relative to the origin.
         rings: [R, O, 3], the same for R rings around it.
         turning: [R, O], how far a ring point turns with the face out of the picture's plane.
@@ -87,7 +88,7 @@ class SourceMesh:
     background: Pixels
     seen: Pixels
     shape: Floats
-    rotation: NDArray[np.float64]
+    angles: Floats
     origin: NDArray[np.float64]
     scale: float
     oval: Floats
@@ -136,11 +137,11 @@ class _Placed:
 
 
 def _move(mesh: SourceMesh, motion: Motion, frame: int) -> _Placed:
-    own_turn = cv2.Rodrigues(_limited(motion.rotation[frame], MOST_TURN))[0]
-    turn = mesh.rotation @ own_turn @ mesh.rotation.T  # the head's turn, in camera space
+    angles = mesh.angles + _limited(motion.rotation[frame], MOST_TURN)
+    head_to_camera = rotation_matrix(angles)
+    turn = head_to_camera @ rotation_matrix(mesh.angles).T  # in camera space
     origin = mesh.origin + mesh.scale * _limited(motion.translation[frame, :2], MOST_SHIFT)
     shape = retarget(mesh.shape, motion.expression[frame].reshape(VERTICES, 3))
-    head_to_camera = turn @ mesh.rotation
     face = shape @ head_to_camera.T.astype(np.float32)
 
     moved = project(_move_rings(mesh, turn, face).reshape(-1, 3), origin, mesh.scale)

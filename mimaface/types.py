@@ -47,7 +47,7 @@ class Motion:
         landmarks: [F, V, 3], MediaPipe's points: x over the frame's width, y over its height,
             z over its width (smaller is nearer).
         aspect: [F], the frame's width over its height.
-        rotation: [F, 3], rotation vector from head to camera.
+        rotation: [F, 3], pitch, yaw and roll from head to camera: `face_mesh.rotation_matrix`.
         translation: [F, 3], head origin in head units; x and y from the frame's centre, z the
             distance from a camera whose focal length is one frame width.
         expression: [F, E], displacement of every vertex from the canonical face in head space,

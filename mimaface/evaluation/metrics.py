@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-import cv2
 import numpy as np
 
+from mimaface.face_mesh import rotation_matrix
 from mimaface.types import Floats, Motion
 
 # MediaPipe's numbering.
@@ -46,8 +46,7 @@ def signals(motion: Motion) -> Signals:
     """Return the signals of absolute motion whose frames all show a face."""
     if motion.is_relative or not motion.valid.all():
         raise ValueError("signals need absolute motion with a face in every frame")
-    rotation = np.array([cv2.Rodrigues(vector)[0] for vector in motion.rotation])
-    rotation = rotation.reshape(-1, 3, 3)  # keeps its shape when there are no frames
+    rotation = np.array([rotation_matrix(angles) for angles in motion.rotation]).reshape(-1, 3, 3)
     metric = motion.landmarks.copy()  # one unit is the frame's width on every axis
     metric[..., 1] /= motion.aspect[:, None]
     head = np.einsum("fvi,fij->fvj", metric, rotation)  # turned back: rows times R are R^T p
@@ -66,10 +65,9 @@ def signals(motion: Motion) -> Signals:
     return Signals(
         mouth_opening=gap(*INNER_LIPS) / distance(*OUTER_EYE_CORNERS),
         eye_closure=-np.mean(openings, axis=0),
-        # The head turns about y, then x, then z: R = Ry(yaw) Rx(pitch) Rz(roll).
-        yaw=np.arctan2(rotation[:, 0, 2], rotation[:, 2, 2]),
-        pitch=-np.arcsin(np.clip(rotation[:, 1, 2], -1, 1)),
-        roll=np.arctan2(rotation[:, 1, 0], rotation[:, 1, 1]),
+        pitch=motion.rotation[:, 0],
+        yaw=motion.rotation[:, 1],
+        roll=motion.rotation[:, 2],
         gaze=motion.gaze[:, (0, 2)].mean(axis=1),
     )
 
