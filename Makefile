@@ -1,0 +1,34 @@
+# `make serve` runs the live avatar, `make test` runs every check. Both install what they need
+# into .venv first, once, in the versions of constraints.txt. PYTHON=... names another Python.
+
+PYTHON ?= $(shell for name in python3.11 python3.12 python3; do \
+  "$$name" --version >/dev/null 2>&1 && echo "$$name" && break; done)
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.PHONY: serve test clean
+
+serve: $(INSTALLED)
+	$(BIN)/python -m server $(ARGS)
+
+test: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest $(ARGS)
+
+clean:
+	rm -rf .venv
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@command -v "$(PYTHON)" >/dev/null || \
+	  { echo "Python 3.11 or 3.12 is needed; there is no '$(PYTHON)'." >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || \
+	  { echo "Python 3.11 or 3.12 is needed; $(PYTHON) is $$("$(PYTHON)" --version)." \
+	  "Name another: make PYTHON=python3.12" >&2; exit 1; }
+	@echo "Installing into .venv, once; this takes a minute or two."
+	"$(PYTHON)" -m venv --clear .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+	  --editable '.[server,dev]'
+	@touch $@

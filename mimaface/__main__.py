@@ -1,0 +1,337 @@
+"""The command line: python -m mimaface animate | track | evaluate | bench.
+
+Tables and progress are for people; the last line on stdout is JSON, for programs. An error takes
+one line on stderr and ends with status 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Final, TypeVar
+
+import cv2
+import numpy as np
+from rich.console import Console
+from rich.progress import track as with_progress
+from rich.table import Table
+
+import mimaface
+from mimaface.animate import animate, encode_source, load
+from mimaface.config import CONFIGS
+from mimaface.errors import MimafaceError, UnreadableMediaError, UnwritableMediaError
+from mimaface.evaluation.bench import Stopwatch, bench, machine
+from mimaface.evaluation.evaluate import FACE_SHARE_TARGET, Evaluation, evaluate
+from mimaface.motion import FaceMeshExtractor, RelativeMotion
+from mimaface.types import ClipRequest, Motion, Pixels
+from mimaface.video import USUAL_FPS, VideoReader, naming_errors, whole_file, write_video
+
+SIZES: Final = (256, 512)
+PORTRAITS: Final = Path(mimaface.__file__).parent / "assets" / "portraits"
+
+# A frame of relative motion, and the driver's picture where there is one.
+Driving = Iterator[tuple[Motion, Pixels | None]]
+Item = TypeVar("Item")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status."""
+    args = _parser().parse_args(arguments)
+    try:
+        result = args.run(args)
+    except MimafaceError as error:
+        print(f"mimaface {args.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    print(json.dumps(result, allow_nan=False))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mimaface", description=mimaface.__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Any, about: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(
+            name,
+            help=about,
+            description=about,
+            formatter_class=_HelpFormatter,
+        )
+        added.set_defaults(run=run, usage_error=added.error)
+        return added
+
+    added = command("animate", _animate, "drive a portrait with a video or recorded motion")
+    added.add_argument("--source", type=Path, required=True, help="the photo, one face")
+    added.add_argument("--driving", type=Path, required=True, help="a video, or motion as .npz")
+    added.add_argument("--output", type=_named(".mp4"), required=True, help="the video to make")
+    added.add_argument("--model", choices=CONFIGS, default="tiny", help="which model")
+    added.add_argument("--steps", type=int, default=0, help="denoising steps")
+    added.add_argument("--size", type=int, choices=SIZES, default=SIZES[0], help="side in pixels")
+    added.add_argument("--seed", type=int, default=0, help="of the denoiser's noise")
+    added.add_argument(
+        "--device",
+        choices=("auto", "cpu"),
+        default="auto",
+        help="where the model runs; tiny runs on the CPU",
+    )
+    added.add_argument(
+        "--side-by-side", action="store_true", default=False, help="show the driver beside it"
+    )
+
+    added = command("track", _track, "save the motion of a video, which holds no pictures")
+    added.add_argument("--driving", type=Path, required=True, help="the video")
+    added.add_argument("--output", type=_named(".npz"), required=True, help="the motion file")
+
+    added = command("evaluate", _evaluate, "measure how an output follows its driver")
+    added.add_argument("--driving", type=Path, required=True, help="the video that drove")
+    added.add_argument("--output", type=Path, required=True, help="the video that was made")
+
+    added = command("bench", _bench, "time each stage on this machine")
+    added.add_argument("--model", choices=CONFIGS, default="tiny", help="which model")
+    added.add_argument("--size", type=int, choices=SIZES, default=SIZES[0], help="side in pixels")
+    added.add_argument("--frames", type=_positive, default=200, help="how many to measure")
+    added.add_argument("--source", type=Path, help="the photo, if not a built-in portrait")
+    return parser
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    # Shows the defaults that are any.
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        has_default = action.default is not None and action.default is not False
+        return super()._get_help_string(action) if has_default else action.help
+
+
+def _animate(args: argparse.Namespace) -> dict[str, Any]:
+    for given in (args.source, args.driving):
+        if given.exists() and args.output.exists() and given.samefile(args.output):
+            raise UnwritableMediaError(f"{given} would be overwritten: name another output")
+    stopwatch = Stopwatch(perf_counter)
+    with ExitStack() as stack:
+        driver = None
+        driving: Driving
+        if args.driving.suffix == ".npz":
+            if args.side_by_side:
+                args.usage_error("--side-by-side needs a video: motion holds no pictures")
+            motion = Motion.load(args.driving)
+            if not len(motion):
+                raise UnreadableMediaError(f"{args.driving} holds no frames")
+            driving, fps = _recorded(motion), _fps(motion)
+            expected: int | None = len(motion)
+        else:
+            driver = stack.enter_context(VideoReader(args.driving))
+            driving = _filmed(driver, stopwatch)
+            expected, fps = driver.expected_frames, driver.fps
+        width = 2 * args.size if args.side_by_side else args.size
+        output = stack.enter_context(
+            write_video(args.output, width=width, height=args.size, fps=fps, driver=driver)
+        )
+        with stopwatch.stage("load"):
+            model = load(args.model, size_px=args.size)
+            appearance = encode_source(model, args.source)
+        frames = faceless = 0
+        ica = start_s = None
+        driving = _progress(driving, "animate", expected)
+        while chunk := list(islice(driving, model.config.new_frames)):
+            motions = [motion for motion, _ in chunk]
+            motions += motions[-1:] * (model.config.new_frames - len(chunk))
+            request = ClipRequest(
+                appearance=appearance,
+                motion=Motion.concatenate(motions),
+                ica=ica,
+                steps=args.steps,
+                seed=args.seed,
+            )
+            with stopwatch.stage("animate"):
+                [clip] = animate(model, [request])
+            ica = clip.ica
+            for (motion, picture), avatar in zip(chunk, clip.pixels, strict=False):
+                time_s = float(motion.time_s[0])
+                start_s = time_s if start_s is None else start_s
+                if args.side_by_side and picture is not None:
+                    avatar = np.hstack([_letterboxed(picture, args.size), avatar])
+                with stopwatch.stage("write"):
+                    output.write(time_s - start_s, avatar)
+                frames += 1
+                faceless += not motion.valid[0]
+    notes = driver.notes if driver else []
+    if faceless == frames:
+        notes = [*notes, "the driver shows no face: the portrait idles"]
+    return {
+        "frames": frames,
+        "fps": round(fps, 3),
+        "seconds": {stage: round(sum(times), 3) for stage, times in stopwatch.times_s.items()},
+        "frames_without_face": faceless,
+        "output": str(args.output),
+        "width": width,
+        "height": args.size,
+        "notes": notes,
+    }
+
+
+def _filmed(video: VideoReader, stopwatch: Stopwatch) -> Driving:
+    neutral = RelativeMotion()
+    pictures = iter(video)
+    with closing(FaceMeshExtractor()) as extractor:
+        while True:
+            with stopwatch.stage("read"):
+                picture = next(pictures, None)
+            if picture is None:
+                return
+            with stopwatch.stage("extract"):
+                seen = extractor.extract(*picture)
+            with stopwatch.stage("relative"):
+                relative = neutral.push(seen)
+            yield relative, picture[1]
+
+
+def _recorded(motion: Motion) -> Driving:
+    neutral = RelativeMotion()
+    for index in range(len(motion)):
+        frame = motion[index : index + 1]
+        yield frame if motion.is_relative else neutral.push(frame), None
+
+
+def _letterboxed(picture: Pixels, size_px: int) -> Pixels:
+    height, width = picture.shape[:2]
+    scale = size_px / max(height, width)
+    fitted = max(round(width * scale), 1), max(round(height * scale), 1)
+    left, top = ((size_px - side) // 2 for side in fitted)
+    box = np.zeros((size_px, size_px, 3), np.uint8)
+    box[top : top + fitted[1], left : left + fitted[0]] = cv2.resize(
+        picture, fitted, interpolation=cv2.INTER_AREA
+    )
+    return box
+
+
+def _track(args: argparse.Namespace) -> dict[str, Any]:
+    with whole_file(args.output) as partial:
+        motion, notes = _tracked(args.driving)
+        with naming_errors(args.output):
+            motion.save(partial)
+    return {
+        "frames": len(motion),
+        "fps": round(_fps(motion), 3),
+        "frames_without_face": int((~motion.valid).sum()),
+        "output": str(args.output),
+        "notes": notes,
+    }
+
+
+def _tracked(path: Path) -> tuple[Motion, list[str]]:
+    with VideoReader(path) as video, closing(FaceMeshExtractor()) as extractor:
+        pictures = _progress(iter(video), path.name, video.expected_frames)
+        motion = Motion.concatenate([extractor.extract(*picture) for picture in pictures])
+        return motion, video.notes
+
+
+def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
+    (driving, driving_notes), (output, output_notes) = map(_tracked, (args.driving, args.output))
+    evaluation = evaluate(driving, output)
+    Console().print(_table(evaluation))
+    return {
+        "driving_frames": evaluation.driving_frames,
+        "output_frames": evaluation.output_frames,
+        "compared_frames": evaluation.compared_frames,
+        "face_share": evaluation.face_share,
+        "signals": {
+            each.target.signal: {
+                "correlation": each.correlation,
+                "amplitude": each.amplitude,
+                "reached": each.is_reached,
+            }
+            for each in evaluation.agreements
+        },
+        "notes": driving_notes + output_notes,
+    }
+
+
+def _table(evaluation: Evaluation) -> Table:
+    table = Table("signal", caption_justify="left")
+    for heading in ("correlation", "wanted", "amplitude", "wanted", "reached"):
+        table.add_column(heading, justify="right")
+
+    def figure(value: float | None) -> str:
+        return "does not move" if value is None else f"{value:.3f}"
+
+    for each in evaluation.agreements:
+        least, most = each.target.amplitude
+        wanted = "" if not least else f">= {least}" if math.isinf(most) else f"{least}..{most}"
+        table.add_row(
+            each.target.signal.replace("_", " "),
+            figure(each.correlation),
+            f">= {each.target.correlation}",
+            figure(each.amplitude),
+            wanted,
+            "yes" if each.is_reached else "[red]no[/red]",
+        )
+    table.caption = (
+        f"{evaluation.output_frames} output frames for {evaluation.driving_frames} driving ones; "
+        f"{evaluation.face_share:.1%} show a face (wanted >= {FACE_SHARE_TARGET:.0%}); figures "
+        f"over the {evaluation.compared_frames} frames where both do; amplitude is output over "
+        "driver"
+    )
+    return table
+
+
+def _bench(args: argparse.Namespace) -> dict[str, Any]:
+    photo = args.source or min(PORTRAITS.glob("*.jpg"))
+    model = load(args.model, size_px=args.size)
+    stages = bench(model, photo, frames=args.frames, clock=perf_counter)
+    table = Table("stage", title=f"{args.model} at {args.size}x{args.size}, 0 steps, {machine()}")
+    for heading in ("p50 ms", "p95 ms"):
+        table.add_column(heading, justify="right")
+    for each in stages:
+        table.add_row(each.stage, f"{each.p50_ms:.2f}", f"{each.p95_ms:.2f}")
+    Console().print(table)
+    return {
+        "machine": machine(),
+        "model": args.model,
+        "size": args.size,
+        "steps": 0,
+        "frames": args.frames,
+        "stages": [asdict(each) for each in stages],
+    }
+
+
+def _fps(motion: Motion) -> float:
+    if len(motion) < 2:
+        return USUAL_FPS
+    return float((len(motion) - 1) / (motion.time_s[-1] - motion.time_s[0]))
+
+
+def _progress(items: Iterator[Item], about: str, expected: int | None) -> Iterator[Item]:
+    console = Console(stderr=True)
+    return iter(
+        with_progress(
+            items, about, total=expected, console=console, disable=not console.is_terminal
+        )
+    )
+
+
+def _named(suffix: str) -> Any:
+    def path(text: str) -> Path:
+        if Path(text).suffix != suffix:
+            raise argparse.ArgumentTypeError(f"{text} must end in {suffix}")
+        return Path(text)
+
+    return path
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

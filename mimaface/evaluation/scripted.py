@@ -1,0 +1,79 @@
+"""A performance made of sines: motion for benches and tests, the same each time."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Final
+
+import cv2
+import numpy as np
+
+from mimaface.types import VERTICES, Floats, Motion
+
+# What moves, how far and how often a second; rates without a common beat keep signals apart.
+YAW: Final = (0.30, 0.41)  # rad, Hz
+PITCH: Final = (0.14, 0.29)
+ROLL: Final = (0.12, 0.23)
+GAZE: Final = (0.25, 0.53)
+SIDEWAYS: Final = (0.08, 0.19)  # head units, Hz
+SYLLABLES: Final = (0.35, 2.7)  # of a fully open jaw, Hz
+PHRASES_HZ: Final = 0.31  # speech comes and goes
+SMILE: Final = (0.4, 0.13)  # of a full smile, Hz
+BLINK_EVERY_S: Final = 1.9
+BLINK_S: Final = 0.3
+
+
+def scripted_motion(frames: int, *, fps: float = 30.0) -> Motion:
+    """Return relative motion: the head sways, the mouth speaks, the eyes blink and wander."""
+    time_s = np.arange(frames) / fps
+
+    def sway(amount: float, rate: float) -> Floats:
+        wave: Floats = (amount * np.sin(2 * np.pi * rate * time_s)).astype(np.float32)
+        return wave
+
+    speech = sway(*SYLLABLES) ** 2 / SYLLABLES[0] * (0.6 + sway(0.4, PHRASES_HZ))
+    smile = np.abs(sway(*SMILE))
+    # The first blink comes after half a period, when a driver's calibration has begun well.
+    phase_s = (time_s + BLINK_EVERY_S / 2) % BLINK_EVERY_S
+    blink = np.where(phase_s < BLINK_S, np.sin(np.pi * phase_s / BLINK_S), 0.0).astype(np.float32)
+    expression = _expression(
+        {
+            "jawOpen": speech,
+            "mouthSmile_L": smile,
+            "mouthSmile_R": smile,
+            "eyeBlink_L": blink,
+            "eyeBlink_R": blink,
+        }
+    )
+    gaze = sway(*GAZE)
+    still = np.zeros_like(gaze)
+    return Motion(
+        time_s=time_s,
+        valid=np.ones(frames, np.bool_),
+        landmarks=np.zeros((frames, VERTICES, 3), np.float32),
+        aspect=np.ones(frames, np.float32),
+        rotation=_rotation(sway(*YAW), sway(*PITCH), sway(*ROLL)),
+        translation=np.stack([sway(*SIDEWAYS), still, still], axis=1),
+        expression=expression,
+        gaze=np.stack([gaze, still, gaze, still], axis=1),
+        is_relative=True,
+    )
+
+
+def _expression(weights: dict[str, Floats]) -> Floats:
+    with (files("mimaface") / "assets" / "canonical_face.npz").open("rb") as file:
+        stored = np.load(file)
+        names, basis = list(stored["expression_names"]), stored["expression_basis"]
+    moved = sum(np.multiply.outer(weight, basis[names.index(n)]) for n, weight in weights.items())
+    return np.asarray(moved, np.float32).reshape(-1, 3 * VERTICES)
+
+
+def _rotation(yaw: Floats, pitch: Floats, roll: Floats) -> Floats:
+    # R = Ry(yaw) Rx(-pitch) Rz(roll), the convention of `metrics.signals`.
+    vectors = []
+    for y, p, r in zip(yaw, pitch, roll, strict=True):
+        turn = np.eye(3)
+        for axis in ((0, y, 0), (-p, 0, 0), (0, 0, r)):
+            turn = turn @ cv2.Rodrigues(np.array(axis, np.float64))[0]
+        vectors.append(cv2.Rodrigues(turn)[0].ravel())
+    return np.array(vectors, np.float32).reshape(-1, 3)
