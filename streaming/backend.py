@@ -57,7 +57,9 @@ class LocalBackend:
     def _run(self) -> None:
         while batch := self._take():
             # A future that its owner cancelled takes no result.
-            self._make([each for each in batch if each[1].set_running_or_notify_cancel()])
+            wanted = [each for each in batch if each[1].set_running_or_notify_cancel()]
+            if wanted:
+                self._make(wanted)
 
     def _take(self) -> list[tuple[ClipRequest, Future[Clip]]]:
         with self._wake:

@@ -1,0 +1,96 @@
+"""Doubles for the model and the camera: quick, exact, and readable from the outside."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from mimaface.types import Appearance, Clip, ClipRequest, ICAState, Motion, Pixels
+from streaming.types import DrivingFrame
+
+
+class Clock:
+    """A clock that stands until it is told to move."""
+
+    def __init__(self, now_s: float = 100.0) -> None:
+        self.now_s = now_s
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def portrait(shade: int, size_px: int = 64) -> Appearance:
+    """A portrait of one shade; it has no mesh, `paint` needs none."""
+    source = np.full((size_px, size_px, 3), shade, np.uint8)
+    mesh: Any = None
+    return Appearance(source=source, motion=Motion.missing(0.0), mesh=mesh)
+
+
+def absolute_motion(time_s: float, *, is_valid: bool = True, mouth: float = 0.0) -> Motion:
+    motion = Motion.missing(time_s)
+    motion.valid[:] = is_valid
+    motion.expression[:] = mouth
+    return motion
+
+
+def relative_motion(time_s: float) -> Motion:
+    motion = Motion.missing(time_s)
+    return Motion(**(vars(motion) | {"is_relative": True}))
+
+
+def paint(requests: Sequence[ClipRequest]) -> list[Clip]:
+    """Animate by shade: a portrait's shade plus one; the state counts the session's clips."""
+    clips = []
+    for request in requests:
+        source = request.appearance.source
+        count = 0.0 if request.ica is None else float(request.ica.latents[0])
+        clips.append(
+            Clip(
+                pixels=np.stack([source + np.uint8(1)] * len(request.motion)),
+                ica=ICAState(latents=np.array([count + 1], np.float32)),
+            )
+        )
+    return clips
+
+
+class Extractor:
+    """Sees a face in every frame that is not black; `look` may do anything before."""
+
+    def __init__(self, look: Callable[[float, Pixels], None] = lambda _time_s, _rgb: None) -> None:
+        self.times: list[float] = []
+        self.is_closed = False
+        self._look = look
+
+    def extract(self, time_s: float, rgb: Pixels) -> Motion:
+        self.times.append(time_s)
+        self._look(time_s, rgb)
+        return absolute_motion(time_s, is_valid=bool(rgb.any()))
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def driving_frame(time_s: float, shade: int = 200) -> DrivingFrame:
+    return DrivingFrame(time_s=time_s, rgb=lambda: np.full((48, 64, 3), shade, np.uint8))
+
+
+class Bell:
+    """Lets a test wait for what another thread does, without sleeping."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+
+    def ring(self) -> None:
+        with self._condition:
+            self._condition.notify_all()
+
+    def wait_for(self, predicate: Callable[[], bool], timeout_s: float = 20.0) -> None:
+        """Return once the predicate holds; it is asked again at every ring, and now and then."""
+        with self._condition:
+            for _ in range(round(timeout_s / 0.05)):
+                if self._condition.wait_for(predicate, 0.05):
+                    return
+        raise AssertionError("what the test waits for did not happen")

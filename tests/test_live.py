@@ -1,0 +1,268 @@
+"""A live session: what it shows, when, and what it never waits for."""
+
+import gc
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+from mimaface.motion import MotionExtractor
+from mimaface.types import Appearance, Clip, ClipRequest, Pixels
+from streaming.backend import Animate, LocalBackend
+from streaming.live import LiveSession
+from streaming.types import DrivingFrame
+from tests.fakes import Bell, Clock, Extractor, driving_frame, paint, portrait
+
+
+class Stage:
+    """A live session on a clock of its own."""
+
+    def __init__(
+        self,
+        animate: Animate = paint,
+        extractor: Callable[[], MotionExtractor] | None = None,
+        appearance: Appearance | None = None,
+    ) -> None:
+        self.clock, self.bell, self.extractor = Clock(), Bell(), Extractor()
+        self.backend = LocalBackend(animate)
+        self.live = LiveSession(
+            "test",
+            appearance or portrait(10),
+            extractor=extractor or (lambda: self.extractor),
+            backend=self.backend,
+            clock=self.clock,
+            new_frames=1,
+            fps=30,
+        )
+        self.live.on_frame = self.bell.ring
+
+    def pull(self) -> int:
+        return int(self.live.pull(self.clock.now_s).pixels[0, 0, 0])
+
+    def state(self) -> str:
+        return self.live.state(self.clock.now_s)
+
+    def drive(self, shade: int = 200) -> None:
+        """Let a frame interval pass, feed a frame and wait for its avatar frame."""
+        self.clock.now_s += 1 / 30
+        # A hair later, because without a camera the session may use this very time itself.
+        frame = driving_frame(self.clock.now_s + 1e-6, shade)
+        self.live.feed(frame)
+        self.bell.wait_for(lambda: self.live.pull(self.clock.now_s).time_s >= frame.time_s)
+
+    def calibrate(self) -> None:
+        for _ in range(32):
+            self.drive()
+
+    def wait_for_state(self, state: str) -> None:
+        self.bell.wait_for(lambda: self.state() == state)
+
+    def close(self) -> None:
+        self.live.close()
+        self.backend.close()
+
+
+@contextmanager
+def staged(
+    animate: Animate = paint, extractor: Callable[[], MotionExtractor] | None = None
+) -> Iterator[Stage]:
+    stage = Stage(animate, extractor)
+    try:
+        yield stage
+    finally:
+        stage.close()
+
+
+def test_the_portrait_is_shown_until_the_first_avatar_frame() -> None:
+    with staged() as stage:
+        assert (stage.pull(), stage.state()) == (10, "waiting")
+        stage.drive()
+        assert stage.pull() == 11
+
+
+def test_the_first_second_calibrates_and_then_the_session_is_live() -> None:
+    with staged() as stage:
+        stage.drive()
+        assert stage.state() == "calibrating"
+        stage.calibrate()
+        assert stage.state() == "live"
+        stage.live.recalibrate()
+        assert (stage.state(), stage.live.calibration) == ("calibrating", 0.0)
+        stage.calibrate()
+        assert stage.state() == "live"
+
+
+def test_the_newest_driving_frame_wins_and_feeding_never_waits() -> None:
+    is_busy, go_on = threading.Event(), threading.Event()
+
+    def look(_time_s: float, _rgb: Pixels) -> None:
+        is_busy.set()
+        assert go_on.wait(20)
+
+    extractor = Extractor(look)
+    with staged(extractor=lambda: extractor) as stage:
+        times = [100.1, 100.2, 100.3, 100.4]
+        stage.live.feed(driving_frame(times[0]))
+        assert is_busy.wait(20)
+        for time_s in times[1:]:
+            stage.live.feed(driving_frame(time_s))
+        go_on.set()
+        stage.bell.wait_for(lambda: len(extractor.times) == 2)
+        assert extractor.times == [100.1, 100.4]
+        assert stage.live.stats(100.5).dropped == 2
+
+
+def test_without_a_camera_the_avatar_eases_on_by_itself_and_comes_back() -> None:
+    with staged() as stage:
+        stage.calibrate()
+        stage.clock.now_s += 0.5
+        stage.wait_for_state("lost")
+        for _ in range(3):  # the session makes its own frames, each at a new time
+            before = stage.live.pull(stage.clock.now_s).time_s
+            stage.clock.now_s += 0.1
+            stage.bell.wait_for(
+                lambda before=before: stage.live.pull(stage.clock.now_s).time_s > before
+            )
+        stage.drive()
+        assert stage.state() == "live"
+
+
+def test_a_frame_without_a_face_is_lost() -> None:
+    with staged() as stage:
+        stage.calibrate()
+        for _ in range(11):
+            stage.drive(shade=0)
+        assert stage.state() == "lost"
+
+
+def test_a_short_blink_of_the_tracker_is_not_lost() -> None:
+    with staged() as stage:
+        stage.calibrate()
+        stage.drive(shade=0)
+        assert stage.state() == "live"
+
+
+def test_paused_frames_are_never_opened() -> None:
+    with staged() as stage:
+        stage.calibrate()
+        stage.live.pause(True)
+        assert stage.state() == "paused"
+        seen = len(stage.extractor.times)
+        stage.clock.now_s += 1.0
+        stage.live.feed(driving_frame(stage.clock.now_s))
+        before = stage.live.pull(stage.clock.now_s).time_s
+        stage.bell.wait_for(lambda: stage.live.pull(stage.clock.now_s).time_s > before)
+        assert len(stage.extractor.times) == seen
+        stage.live.pause(False)
+        stage.drive()
+        assert len(stage.extractor.times) == seen + 1
+
+
+def test_another_portrait_is_shown_at_once_as_a_still_and_then_live() -> None:
+    with staged() as stage:
+        stage.live.change_source(portrait(90))
+        assert stage.pull() == 90
+        stage.drive()
+        assert stage.pull() == 91
+        stage.live.change_source(portrait(30))
+        assert stage.pull() == 91
+        stage.drive()
+        assert stage.pull() == 31
+
+
+def test_a_broken_driving_frame_counts_as_one_without_a_face(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def look(_time_s: float, rgb: Pixels) -> None:
+        if rgb[0, 0, 0] == 66:
+            raise RuntimeError("broken frame")
+
+    with staged(extractor=lambda: Extractor(look)) as stage:
+        stage.calibrate()
+        stage.drive(shade=66)
+        stage.drive(shade=66)
+        stage.drive()
+        assert stage.state() == "live"
+        assert stage.live.stats(stage.clock.now_s).failed == 2
+    assert [record.exc_text is not None for record in caplog.records] == [True]
+
+
+def test_a_lost_clip_leaves_the_last_frame_and_the_session_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    is_broken = threading.Event()
+
+    def animate(requests: Sequence[ClipRequest]) -> Sequence[Clip]:
+        if is_broken.is_set():
+            raise RuntimeError("broken device")
+        return paint(requests)
+
+    with staged(animate) as stage:
+        stage.drive()
+        is_broken.set()
+        stage.clock.now_s += 0.1
+        shown = stage.live.pull(stage.clock.now_s)
+        stage.live.feed(driving_frame(stage.clock.now_s))
+        stage.bell.wait_for(lambda: stage.live.stats(stage.clock.now_s).failed == 1)
+        assert stage.live.pull(stage.clock.now_s) is shown
+        is_broken.clear()
+        stage.drive()
+    assert "broken device" in caplog.text
+
+
+def test_an_extractor_that_cannot_be_built_leaves_the_portrait(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def build() -> MotionExtractor:
+        raise RuntimeError("no tracker")
+
+    with staged(extractor=build) as stage:
+        stage.live.feed(driving_frame(stage.clock.now_s))
+        assert stage.pull() == 10
+    assert "no tracker" in caplog.text
+
+
+def test_a_driving_frame_is_let_go_after_use() -> None:
+    class Camera:
+        def __call__(self) -> Pixels:
+            return np.full((48, 64, 3), 200, np.uint8)
+
+    with staged() as stage:
+        camera = Camera()
+        is_held = weakref.ref(camera)
+        frame = DrivingFrame(time_s=stage.clock.now_s + 0.01, rgb=camera)
+        stage.clock.now_s += 0.02
+        stage.live.feed(frame)
+        stage.bell.wait_for(lambda: stage.pull() == 11)
+        del camera, frame
+        gc.collect()
+        assert is_held() is None
+
+
+def test_the_stages_are_timed_on_the_sessions_clock() -> None:
+    stage: Stage
+
+    def look(_time_s: float, _rgb: Pixels) -> None:
+        stage.clock.now_s += 0.010
+
+    with staged(extractor=lambda: Extractor(look)) as stage:
+        for _ in range(5):
+            stage.drive()
+        stats = stage.live.stats(stage.clock.now_s)
+        assert (stats.motion_ms.p50, stats.motion_ms.p95) == (10.0, 10.0)
+        assert stats.server_ms.p50 == 10.0
+        assert stats.render_ms.p50 == 0.0
+        assert stats.dropped == 0
+
+
+def test_closing_ends_the_thread_and_the_extractor() -> None:
+    stage = Stage()
+    stage.drive()
+    stage.close()
+    assert stage.extractor.is_closed
+    assert "motion-test" not in {thread.name for thread in threading.enumerate()}
+    stage.live.feed(driving_frame(stage.clock.now_s))
+    assert stage.pull() == 11

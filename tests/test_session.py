@@ -1,0 +1,117 @@
+"""Cutting motion into clips."""
+
+import numpy as np
+import pytest
+
+from mimaface.types import Clip, ClipRequest
+from streaming.session import Session
+from tests.fakes import absolute_motion, paint, portrait, relative_motion
+
+
+def clip_for(request: ClipRequest) -> Clip:
+    return paint([request])[0]
+
+
+def test_first_motion_asks_for_a_clip_without_carried_state() -> None:
+    request = Session(portrait(10), new_frames=1, steps=2, seed=7).push(relative_motion(0.0))
+    assert request is not None
+    assert request.ica is None
+    assert (request.steps, request.seed) == (2, 7)
+    assert list(request.motion.time_s) == [0.0]
+
+
+def test_a_clip_waits_for_its_whole_chunk() -> None:
+    session = Session(portrait(10), new_frames=3)
+    assert session.push(relative_motion(0.0)) is None
+    assert session.push(relative_motion(0.1)) is None
+    request = session.push(relative_motion(0.2))
+    assert request is not None
+    assert list(request.motion.time_s) == [0.0, 0.1, 0.2]
+
+
+def test_frames_carry_the_times_of_their_motion() -> None:
+    session = Session(portrait(10), new_frames=2)
+    session.push(relative_motion(0.5))
+    request = session.push(relative_motion(0.6))
+    assert request is not None
+    frames, due = session.complete(clip_for(request))
+    assert [frame.time_s for frame in frames] == [0.5, 0.6]
+    assert due is None
+
+
+def test_second_clip_starts_from_the_carried_state() -> None:
+    session = Session(portrait(10), new_frames=1)
+    request = session.push(relative_motion(0.0))
+    assert request is not None
+    clip = clip_for(request)
+    session.complete(clip)
+    second = session.push(relative_motion(0.1))
+    assert second is not None
+    assert second.ica is clip.ica
+
+
+def test_one_clip_is_in_flight_and_the_newest_motion_wins() -> None:
+    session = Session(portrait(10), new_frames=2)
+    session.push(relative_motion(0.0))
+    request = session.push(relative_motion(0.1))
+    assert request is not None
+    for time_s in (0.2, 0.3, 0.4, 0.5):
+        assert session.push(relative_motion(time_s)) is None
+    _, due = session.complete(clip_for(request))
+    assert due is not None
+    assert list(due.motion.time_s) == [0.4, 0.5]
+    assert session.dropped == 2
+
+
+def test_a_lost_clip_costs_one_clip_and_the_carried_state() -> None:
+    session = Session(portrait(10), new_frames=1)
+    first = session.push(relative_motion(0.0))
+    assert first is not None
+    session.complete(clip_for(first))
+    session.push(relative_motion(0.1))
+    session.push(relative_motion(0.2))
+    due = session.fail()
+    assert due is not None
+    assert due.ica is None
+    assert list(due.motion.time_s) == [0.2]
+    assert session.failed == 1
+
+
+def test_after_a_loss_without_newer_motion_the_next_push_asks_again() -> None:
+    session = Session(portrait(10), new_frames=1)
+    session.push(relative_motion(0.0))
+    assert session.fail() is None
+    request = session.push(relative_motion(0.1))
+    assert request is not None
+    assert request.ica is None
+
+
+def test_another_portrait_is_shown_from_the_next_clip_on_without_the_old_ones_state() -> None:
+    old, new = portrait(10), portrait(90)
+    session = Session(old, new_frames=1)
+    request = session.push(relative_motion(0.0))
+    assert request is not None
+    session.change_source(new)
+    frames, _ = session.complete(clip_for(request))
+    assert frames[0].pixels[0, 0, 0] == 11
+    second = session.push(relative_motion(0.1))
+    assert second is not None
+    assert second.appearance is new
+    assert second.ica is None
+
+
+def test_a_clip_of_the_wrong_length_is_refused() -> None:
+    session = Session(portrait(10), new_frames=1)
+    session.push(relative_motion(0.0))
+    with pytest.raises(ValueError, match="a clip of 1 frames was due, found 2"):
+        session.complete(Clip(pixels=np.zeros((2, 8, 8, 3), np.uint8), ica=None))
+
+
+def test_absolute_motion_is_refused() -> None:
+    with pytest.raises(ValueError, match="one frame of relative motion"):
+        Session(portrait(10), new_frames=1).push(absolute_motion(0.0))
+
+
+def test_a_chunk_has_at_least_one_frame() -> None:
+    with pytest.raises(ValueError, match="new_frames must be at least 1, found 0"):
+        Session(portrait(10), new_frames=0)
