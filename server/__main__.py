@@ -35,8 +35,9 @@ def main() -> int:
     try:
         listener = socket.create_server((config.host, config.port), family=family)
     except OSError as error:
+        reason = os.strerror(error.errno or 0)  # its own text adds the address a second time
         print(
-            f"error: cannot listen on {config.host} port {config.port}: {os.strerror(error.errno)}. "
+            f"error: cannot listen on {config.host} port {config.port}: {reason}. "
             "Choose another one with --port.",
             file=sys.stderr,
         )

@@ -30,6 +30,18 @@ logger = logging.getLogger(__name__)
 
 _DOWNLINK_BPS: Final = 1_500_000  # aiortc starts VP8 at a third of this, which blurs the avatar
 
+# What aiortc raises on nonsense; its parser asserts, indexes and searches without a net.
+_REFUSALS: Final = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    RuntimeError,
+    OperationError,
+    InvalidStateError,
+)
+
 
 class Peer:
     """A peer connection that answers one offer.
@@ -80,15 +92,8 @@ class Peer:
             answer = await self._connection.createAnswer()
             self._set_encoder(answer.sdp)
             await self._connection.setLocalDescription(answer)
-        except (
-            ValueError,
-            LookupError,
-            TypeError,
-            AttributeError,
-            OperationError,
-            InvalidStateError,
-        ) as error:  # aiortc's parser answers nonsense with any of these
-            raise OfferError(f"The offer cannot be answered: {error}") from error
+        except _REFUSALS as error:
+            raise OfferError(f"The offer cannot be answered: {error!r}") from error
         return raise_uplink_bitrate(self._connection.localDescription.sdp)
 
     async def rtt_s(self) -> float | None:

@@ -1,0 +1,34 @@
+"""Portraits, uploads and calls: bounded and expiring."""
+
+from server.registry import Source, Sources, new_id
+from tests.fakes import portrait
+
+
+def source(source_id: str, *, is_private: bool = True) -> Source:
+    return Source(id=source_id, name="A", jpeg=b"", appearance=portrait(1), is_private=is_private)
+
+
+def test_portraits_stay_and_uploads_expire() -> None:
+    sources = Sources(max_uploads=4, upload_ttl_s=60)
+    sources.add_portrait(source("ada", is_private=False))
+    sources.add_upload(source("u1"), now_s=0)
+    sources.sweep(59)
+    assert sources.get("u1") is not None
+    sources.sweep(60)
+    assert sources.get("u1") is None
+    assert sources.get("ada") is not None
+    assert [each.id for each in sources.portraits()] == ["ada"]
+
+
+def test_the_oldest_upload_gives_way() -> None:
+    sources = Sources(max_uploads=2, upload_ttl_s=60)
+    for number in range(3):
+        sources.add_upload(source(f"u{number}"), now_s=number)
+    assert [sources.get(f"u{number}") is not None for number in range(3)] == [False, True, True]
+
+
+def test_pictures_of_uploads_are_found_by_their_id_alone() -> None:
+    assert source("u1").url == "/v1/sources/u1.jpg"
+    assert source("ada", is_private=False).url == "/v1/portraits/ada.jpg"
+    assert len({new_id() for _ in range(100)}) == 100
+    assert len(new_id()) >= 22  # 128 bits
