@@ -6,7 +6,7 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3; do \
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: serve test clean
+.PHONY: serve test
 
 serve: $(INSTALLED)
 	$(BIN)/python -m server $(ARGS)
@@ -17,9 +17,6 @@ test: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest $(ARGS)
-
-clean:
-	rm -rf .venv
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@command -v "$(PYTHON)" >/dev/null || \

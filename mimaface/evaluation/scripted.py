@@ -5,14 +5,13 @@ from __future__ import annotations
 from importlib.resources import files
 from typing import Final
 
-import cv2
 import numpy as np
 
 from mimaface.types import VERTICES, Floats, Motion
 
 # What moves, how far and how often a second; rates without a common beat keep signals apart.
-YAW: Final = (0.30, 0.41)  # rad, Hz
-PITCH: Final = (0.14, 0.29)
+PITCH: Final = (0.14, 0.29)  # rad, Hz
+YAW: Final = (0.30, 0.41)
 ROLL: Final = (0.12, 0.23)
 GAZE: Final = (0.25, 0.53)
 SIDEWAYS: Final = (0.08, 0.19)  # head units, Hz
@@ -52,7 +51,7 @@ def scripted_motion(frames: int, *, fps: float = 30.0) -> Motion:
         valid=np.ones(frames, np.bool_),
         landmarks=np.zeros((frames, VERTICES, 3), np.float32),
         aspect=np.ones(frames, np.float32),
-        rotation=_rotation(sway(*YAW), sway(*PITCH), sway(*ROLL)),
+        rotation=np.stack([sway(*PITCH), sway(*YAW), sway(*ROLL)], axis=1),
         translation=np.stack([sway(*SIDEWAYS), still, still], axis=1),
         expression=expression,
         gaze=np.stack([gaze, still, gaze, still], axis=1),
@@ -66,14 +65,3 @@ def _expression(weights: dict[str, Floats]) -> Floats:
         names, basis = list(stored["expression_names"]), stored["expression_basis"]
     moved = sum(np.multiply.outer(weight, basis[names.index(n)]) for n, weight in weights.items())
     return np.asarray(moved, np.float32).reshape(-1, 3 * VERTICES)
-
-
-def _rotation(yaw: Floats, pitch: Floats, roll: Floats) -> Floats:
-    # R = Ry(yaw) Rx(-pitch) Rz(roll), the convention of `metrics.signals`.
-    vectors = []
-    for y, p, r in zip(yaw, pitch, roll, strict=True):
-        turn = np.eye(3)
-        for axis in ((0, y, 0), (-p, 0, 0), (0, 0, r)):
-            turn = turn @ cv2.Rodrigues(np.array(axis, np.float64))[0]
-        vectors.append(cv2.Rodrigues(turn)[0].ravel())
-    return np.array(vectors, np.float32).reshape(-1, 3)

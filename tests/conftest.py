@@ -1,0 +1,43 @@
+"""What several test files share: a portrait, and a driver who performs the scripted motion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import mimaface
+from mimaface.animate import animate, encode_source, load
+from mimaface.evaluation.scripted import scripted_motion
+from mimaface.types import ClipRequest
+from mimaface.video import write_video
+
+FPS = 25.0
+FRAMES = 75
+
+
+@pytest.fixture(scope="session")
+def portraits() -> list[Path]:
+    """The built-in portraits."""
+    return sorted((Path(mimaface.__file__).parent / "assets" / "portraits").glob("*.jpg"))
+
+
+@pytest.fixture(scope="session")
+def portrait(portraits: list[Path]) -> Path:
+    """One of them."""
+    return portraits[0]
+
+
+@pytest.fixture(scope="session")
+def driving_clip(portraits: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three seconds in which another portrait's avatar sways, speaks, blinks and looks around."""
+    model = load("tiny")
+    appearance = encode_source(model, portraits[-1])
+    motion = scripted_motion(FRAMES, fps=FPS)
+    path = tmp_path_factory.mktemp("driving") / "driver.mp4"
+    with write_video(path, width=256, height=256, fps=FPS) as video:
+        for index in range(FRAMES):
+            request = ClipRequest(appearance=appearance, motion=motion[index : index + 1])
+            [clip] = animate(model, [request])
+            video.write(index / FPS, clip.pixels[0])
+    return path
