@@ -454,14 +454,18 @@ def _eyeball(
         return np.asarray(((homogeneous @ inverse.T)[:, :2] - (left, top)) * per_unit)
 
     outline = to_plate([*eye[0], *eye[1][-2:0:-1]])
-    inside = cv2.erode(_polygon(seen.shape, outline), np.ones((5, 5), np.uint8)) / 255.0
+    inside = cv2.erode(_polygon(seen.shape, outline), np.ones((7, 7), np.uint8)) / 255.0
+    inside = cv2.blur(inside, (3, 3))
     centre = to_plate([iris])[0]
     radius = float(np.linalg.norm(to_plate([iris + 1, iris + 2, iris + 3, iris + 4]) - centre, axis=1).max())
     distance = np.hypot(*(np.stack([x - left, y - top]) * per_unit - centre[:, None, None]))
     in_iris = np.clip((1.12 * radius - distance) / 2, 0, 1)
 
-    white = _fill(seen, inside * (1 - np.clip((1.3 * radius - distance) / 2, 0, 1)))
-    disc = _complete_iris(seen.astype(np.float32), inside, distance, radius)
+    beside_iris = inside * np.clip((distance - 1.3 * radius) / 2, 0, 1)
+    colourful = np.ptp(seen.astype(np.float32), axis=2)  # skin and corners are, the white is not
+    is_white = colourful <= np.quantile(np.append(colourful[beside_iris > 0.5], 255), 0.5)
+    white = _fill(seen, beside_iris * is_white)
+    disc = _complete_iris(seen.astype(np.float32), inside * in_iris, centre, distance / radius)
     ball = white + in_iris[..., None] * (disc - white)
     ball = ball + inside[..., None] * (seen - ball)
     return Plate(
@@ -473,20 +477,30 @@ def _eyeball(
 
 
 def _complete_iris(
-    seen: NDArray[np.float32], inside: NDArray[np.floating], distance: NDArray[np.floating], radius: float
+    seen: NDArray[np.float32],
+    known: NDArray[np.floating],
+    centre: NDArray[np.float64],
+    radius: NDArray[np.float64],
 ) -> NDArray[np.float32]:
-    """Return what the lids hide of the iris: at each distance the mean of what is seen there."""
-    ring = np.minimum(distance / (1.12 * radius) * 12, 12).astype(int)
-    weight = np.bincount(ring.ravel(), (inside * (distance < 1.12 * radius)).ravel(), 13)
-    result = np.empty_like(seen)
+    """Return the iris with what the lids hide: its mirror image, else the mean at that radius."""
+    flip = np.array([[1, 0, 0], [0, -1, 2 * centre[1] - 1]], np.float64)
+    size = seen.shape[1::-1]
+    mirrored = cv2.warpAffine(seen, flip, size)
+    in_mirror = cv2.warpAffine(known.astype(np.float32), flip, size)
+    both = known + (1 - known) * in_mirror
+    disc = mirrored + known[..., None] * (seen - mirrored)
+    bins = np.arange(13)
+    ring = np.minimum(radius * 10, 12).astype(int).ravel()
+    weight = np.bincount(ring, both.ravel(), len(bins))
+    reached = weight > 0.5
+    if not reached.any():
+        return seen
     for channel in range(3):
-        total = np.bincount(ring.ravel(), (inside * (distance < 1.12 * radius) * seen[..., channel]).ravel(), 13)
-        known = weight > 0.5
-        if not known.any():
-            return seen
-        means = np.interp(np.arange(13), np.flatnonzero(known), total[known] / weight[known])
-        result[..., channel] = np.interp(distance / (1.12 * radius) * 12 - 0.5, np.arange(13), means)
-    return result
+        total = np.bincount(ring, (both * disc[..., channel]).ravel(), len(bins))
+        means = np.interp(bins, bins[reached], total[reached] / weight[reached])
+        mean = np.interp(radius * 10 - 0.5, bins, means)
+        disc[..., channel] = mean + both * (disc[..., channel] - mean)
+    return disc
 
 
 def _skin_tone(photo: Pixels, uv: NDArray[np.floating]) -> NDArray[np.float64]:

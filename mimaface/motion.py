@@ -7,8 +7,10 @@ is that of the frames.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Any, Final, Protocol
+from itertools import chain
+from typing import Any, Final, Protocol, TypeVar
 
 import cv2
 import numpy as np
@@ -32,6 +34,9 @@ HOLD_S: Final = 0.25  # a lost face is held this long,
 EASE_S: Final = 0.6  # then eases to the idle pose in this time,
 RETURN_S: Final = 0.35  # and comes back from there in this time.
 FORGET_AFTER_S: Final = 5.0  # after a longer loss somebody else may sit there: calibrate anew
+
+
+Payload = TypeVar("Payload")
 
 
 class MotionExtractor(Protocol):
@@ -146,19 +151,19 @@ def _gain(cutoff: Any, elapsed_s: float) -> Any:
 class RelativeMotion:
     """Absolute motion in, relative motion out: smoothed, calibrated, without gaps or jumps.
 
-    The driver's neutral is the mean of the first valid second, its lips shut. A lost face is held,
-    then eases to the idle pose; it comes back in a short blend. One per session.
+    The driver's neutral is the mean of the first valid second, unless one is given. A lost face is
+    held, then eases to the idle pose; it comes back in a short blend. One per session.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, neutral: Neutral | None = None) -> None:
+        self._neutral = neutral or Neutral()
         self._filters = {
             "rotation": OneEuroFilter(min_cutoff=2.0, beta=8.0),
             "translation": OneEuroFilter(min_cutoff=1.5, beta=6.0),
             "expression": OneEuroFilter(min_cutoff=4.0, beta=60.0),
             "gaze": OneEuroFilter(min_cutoff=3.0, beta=6.0),
         }
-        self._neutral: _Neutral | None = None
-        self._shown = _Deviation.zero()
+        self._shown = _Row.zero()
         self._blend_from = self._shown
         self._blend_start_s: float | None = None
         self._seen_s: float | None = None  # when a face was last seen
@@ -166,11 +171,11 @@ class RelativeMotion:
     @property
     def calibration(self) -> float:
         """How far the neutral is calibrated, 0 to 1."""
-        return 0.0 if self._neutral is None else self._neutral.progress
+        return self._neutral.progress
 
     def recalibrate(self) -> None:
         """Take the neutral anew from the coming second."""
-        self._neutral = None
+        self._neutral = Neutral()
 
     def push(self, motion: Motion) -> Motion:
         """Return one frame of absolute motion as relative motion; frames come in order."""
@@ -190,22 +195,23 @@ class RelativeMotion:
             is_relative=True,
         )
 
-    def _follow(self, time_s: float, motion: Motion) -> _Deviation:
+    def _follow(self, time_s: float, motion: Motion) -> _Row:
         absent_s = 0.0 if self._seen_s is None else time_s - self._seen_s
+        if absent_s > FORGET_AFTER_S:
+            self._neutral = Neutral()
         if absent_s > HOLD_S:
             for each in self._filters.values():
                 each.reset()
-            self._start_blend(time_s)
-        if self._neutral is None or absent_s > FORGET_AFTER_S:
-            self._neutral = _Neutral(start_s=time_s)
-            if self._seen_s is not None:
-                self._start_blend(time_s)
+        if absent_s > HOLD_S or (self._seen_s is not None and self._neutral.progress == 0):
+            self._blend_from, self._blend_start_s = self._shown, time_s
         self._seen_s = time_s
-        smooth = _Deviation(
-            **{name: each(time_s, getattr(motion, name)[0]).astype(np.float32)
-               for name, each in self._filters.items()}
+        self._neutral.observe(motion)
+        smooth = _Row(
+            **{
+                name: each(time_s, getattr(motion, name)[0]).astype(np.float32)
+                for name, each in self._filters.items()
+            }
         )
-        self._neutral.observe(time_s, smooth)
         live = self._neutral.deviation(smooth)
         if self._blend_start_s is None:
             return live
@@ -214,70 +220,87 @@ class RelativeMotion:
             self._blend_start_s = None
         return self._blend_from.towards(live, share)
 
-    def _release(self, time_s: float, seen_s: float) -> _Deviation:
+    def _release(self, time_s: float, seen_s: float) -> _Row:
         absent_s = time_s - seen_s
         if absent_s <= HOLD_S:
             self._blend_from = self._shown
             return self._shown
         self._blend_start_s = None
-        return self._blend_from.towards(_Deviation.zero(), (absent_s - HOLD_S) / EASE_S)
+        return self._blend_from.towards(_Row.zero(), (absent_s - HOLD_S) / EASE_S)
 
-    def _start_blend(self, time_s: float) -> None:
-        self._blend_from, self._blend_start_s = self._shown, time_s
+
+class Neutral:
+    """The driver's neutral: a running mean until a second of valid motion was observed."""
+
+    def __init__(self) -> None:
+        self._start_s: float | None = None
+        self._weight = 0.0
+        self._mean = _Row.zero()
+        self.progress = 0.0
+
+    def observe(self, motion: Motion) -> None:
+        """Take one frame of absolute motion into the mean, unless the second is over."""
+        if self.progress >= 1 or not motion.valid[0]:
+            return
+        time_s = float(motion.time_s[0])
+        self._start_s = time_s if self._start_s is None else self._start_s
+        seen = _Row(*(getattr(motion, f.name)[0] for f in fields(_Row)))
+        shape = canonical_face().vertices + seen.expression.reshape(-1, 3)
+        weight = sum(gap(shape, eye) for eye in EYES) ** 2 + 1e-6  # blinks count little
+        self._weight += weight
+        self._mean = self._mean.mixed(seen, weight / self._weight)
+        self._shape = shut_lips(canonical_face().vertices + self._mean.expression.reshape(-1, 3))
+        self._proportions = proportions(self._shape)
+        # The first frame alone is some progress already: a neutral exists.
+        self.progress = min((time_s - self._start_s) / CALIBRATION_S + 1e-3, 1.0)
+
+    def deviation(self, seen: _Row) -> _Row:
+        """Return how absolute motion deviates from this neutral, in canonical proportions."""
+        shape = canonical_face().vertices + seen.expression.reshape(-1, 3)
+        return _Row(
+            rotation=seen.rotation - self._mean.rotation,
+            translation=seen.translation - self._mean.translation,
+            expression=((shape - self._shape) / self._proportions).ravel(),
+            gaze=seen.gaze - self._mean.gaze,
+        )
+
+
+def relative_ahead(frames: Iterator[tuple[Motion, Payload]]) -> Iterator[tuple[Motion, Payload]]:
+    """Make recorded absolute motion relative, frame by frame, whatever else goes with a frame.
+
+    A recording can be looked into: the neutral is known before the first frame is driven, so that
+    the first second does not drift. Frames are kept until then, at most those of three seconds.
+    """
+    neutral, ahead = Neutral(), []
+    for frame in frames:
+        ahead.append(frame)
+        neutral.observe(frame[0])
+        if neutral.progress >= 1 or frame[0].time_s[0] - ahead[0][0].time_s[0] > 3 * CALIBRATION_S:
+            break
+    relative = RelativeMotion(neutral)
+    for motion, payload in chain(ahead, frames):
+        yield relative.push(motion), payload
 
 
 @dataclass(frozen=True)
-class _Deviation:
+class _Row:
+    """The moving part of one frame of motion."""
+
     rotation: Floats
     translation: Floats
     expression: Floats
     gaze: Floats
 
     @staticmethod
-    def zero() -> _Deviation:
-        return _Deviation(*(np.zeros(n, np.float32) for n in (3, 3, 3 * VERTICES, 4)))
+    def zero() -> _Row:
+        return _Row(*(np.zeros(n, np.float32) for n in (3, 3, 3 * VERTICES, 4)))
 
-    def towards(self, other: _Deviation, share: float) -> _Deviation:
+    def mixed(self, other: _Row, share: float) -> _Row:
+        keep, take = np.float32(1 - share), np.float32(share)
+        return _Row(
+            *(keep * getattr(self, f.name) + take * getattr(other, f.name) for f in fields(self))
+        )
+
+    def towards(self, other: _Row, share: float) -> _Row:
         share = min(max(share, 0.0), 1.0)
-        eased = np.float32(share * share * (3 - 2 * share))
-        return _Deviation(
-            *(
-                (1 - eased) * getattr(self, f.name) + eased * getattr(other, f.name)
-                for f in fields(self)
-            )
-        )
-
-
-class _Neutral:
-    """The driver's neutral: a running mean until the calibration second is over."""
-
-    def __init__(self, start_s: float) -> None:
-        self._start_s = start_s
-        self._weight = 0.0
-        self.progress = 0.0
-        self._rotation, self._translation = np.zeros(3), np.zeros(3)
-        self._shape, self._gaze = np.zeros((VERTICES, 3), np.float32), np.zeros(4)
-
-    def observe(self, time_s: float, seen: _Deviation) -> None:
-        if self.progress >= 1:
-            return
-        shape = canonical_face().vertices + seen.expression.reshape(-1, 3)
-        weight = sum(gap(shape, eye) for eye in EYES) ** 2 + 1e-6  # blinks count little
-        self._weight += weight
-        share = weight / self._weight
-        self._rotation += share * (seen.rotation - self._rotation)
-        self._translation += share * (seen.translation - self._translation)
-        self._shape += np.float32(share) * (shape - self._shape)
-        self._gaze += share * (seen.gaze - self._gaze)
-        self._shut = shut_lips(self._shape)
-        self._proportions = proportions(self._shut)
-        self.progress = min((time_s - self._start_s) / CALIBRATION_S, 1.0)
-
-    def deviation(self, seen: _Deviation) -> _Deviation:
-        shape = canonical_face().vertices + seen.expression.reshape(-1, 3)
-        return _Deviation(
-            rotation=(seen.rotation - self._rotation).astype(np.float32),
-            translation=(seen.translation - self._translation).astype(np.float32),
-            expression=((shape - self._shut) / self._proportions).ravel(),
-            gaze=(seen.gaze - self._gaze).astype(np.float32),
-        )
+        return self.mixed(other, share * share * (3 - 2 * share))

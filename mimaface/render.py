@@ -39,7 +39,9 @@ SUPERSAMPLING: Final = 2  # per axis: eyelids and lips need smooth edges
 JAW: Final = (152, 175, 199)  # vertices on the chin's bone
 UPPER_LIP, LOWER_LIP = 13, 14  # middle of the inner lips
 IRIS_RADIUS_PER_EYE_WIDTH: Final = 5.9 / 28  # an iris is 11.7 mm wide
-MOST_GAZE: Final = 0.6  # rad
+# The tracker sees about two thirds of how far an iris moves sideways; up and down lids go along.
+GAZE_GAIN: Final = (1.5, 1.0)
+MOST_GAZE: Final = (0.7, 0.3)  # rad, yaw and pitch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +220,7 @@ def _to_texels(frame: NDArray[np.float64], plate: Plate) -> NDArray[np.float64]:
 def _iris(mesh: SourceMesh, side: int, gaze: Floats) -> NDArray[np.float64]:
     plate = mesh.eyeballs[side]
     own = gaze_angles(mesh.shape)[2 * side : 2 * side + 2]
-    turned = np.clip(own + np.clip(gaze, -MOST_GAZE, MOST_GAZE), -1.0, 1.0)
+    turned = own + np.clip(gaze * GAZE_GAIN, -np.array(MOST_GAZE), MOST_GAZE)
     shift = EYEBALL_RADIUS_PER_EYE_WIDTH * (np.sin(turned) - np.sin(own))
     centre = EYEBALL_RADIUS_PER_EYE_WIDTH * np.sin(own) - (plate.left, plate.top)
     return np.concatenate([centre, shift, [IRIS_RADIUS_PER_EYE_WIDTH]]) * plate.per_unit
@@ -298,7 +300,8 @@ def _shade(
                         lr, lg, lb, _ = _sample(lids, u, v)
                         shut = min(shut * np.float32(1.5), np.float32(1))
                         lash = wa * lashes[a] + wb * lashes[b] + wc * lashes[c]
-                        dark = np.float32(1) - np.float32(0.65) * lash**4
+                        edge = max((lash - np.float32(0.6)) * np.float32(2.5), np.float32(0))
+                        dark = np.float32(1) - np.float32(0.8) * edge * edge
                         r = (r + shut * (lr - r)) * dark
                         g = (g + shut * (lg - g)) * dark
                         bl = (bl + shut * (lb - bl)) * dark
