@@ -12,7 +12,7 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
@@ -30,14 +30,14 @@ from mimaface.config import CONFIGS
 from mimaface.errors import MimafaceError, UnreadableMediaError, UnwritableMediaError
 from mimaface.evaluation.bench import Stopwatch, bench, machine
 from mimaface.evaluation.evaluate import FACE_SHARE_TARGET, Evaluation, evaluate
-from mimaface.motion import FaceMeshExtractor, RelativeMotion
+from mimaface.motion import FaceMeshExtractor, relative_ahead
 from mimaface.types import ClipRequest, Motion, Pixels
 from mimaface.video import USUAL_FPS, VideoReader, naming_errors, whole_file, write_video
 
 SIZES: Final = (256, 512)
 PORTRAITS: Final = Path(mimaface.__file__).parent / "assets" / "portraits"
 
-# A frame of relative motion, and the driver's picture where there is one.
+# A frame of motion, and the driver's picture where it is to be shown.
 Driving = Iterator[tuple[Motion, Pixels | None]]
 Item = TypeVar("Item")
 
@@ -117,30 +117,19 @@ def _animate(args: argparse.Namespace) -> dict[str, Any]:
             raise UnwritableMediaError(f"{given} would be overwritten: name another output")
     stopwatch = Stopwatch(perf_counter)
     with ExitStack() as stack:
-        driver = None
-        driving: Driving
-        if args.driving.suffix == ".npz":
-            if args.side_by_side:
-                args.usage_error("--side-by-side needs a video: motion holds no pictures")
-            motion = Motion.load(args.driving)
-            if not len(motion):
-                raise UnreadableMediaError(f"{args.driving} holds no frames")
-            driving, fps = _recorded(motion), _fps(motion)
-            expected: int | None = len(motion)
-        else:
-            driver = stack.enter_context(VideoReader(args.driving))
-            driving = _filmed(driver, stopwatch)
-            expected, fps = driver.expected_frames, driver.fps
+        driver = _open_driver(args, stack, stopwatch)
         width = 2 * args.size if args.side_by_side else args.size
         output = stack.enter_context(
-            write_video(args.output, width=width, height=args.size, fps=fps, driver=driver)
+            write_video(
+                args.output, width=width, height=args.size, fps=driver.fps, driver=driver.video
+            )
         )
         with stopwatch.stage("load"):
             model = load(args.model, size_px=args.size)
             appearance = encode_source(model, args.source)
         frames = faceless = 0
         ica = start_s = None
-        driving = _progress(driving, "animate", expected)
+        driving = _progress(driver.frames, "animate", driver.expected_frames)
         while chunk := list(islice(driving, model.config.new_frames)):
             motions = [motion for motion, _ in chunk]
             motions += motions[-1:] * (model.config.new_frames - len(chunk))
@@ -154,21 +143,21 @@ def _animate(args: argparse.Namespace) -> dict[str, Any]:
             with stopwatch.stage("animate"):
                 [clip] = animate(model, [request])
             ica = clip.ica
+            # A last chunk that was filled up yields only the frames asked for.
             for (motion, picture), avatar in zip(chunk, clip.pixels, strict=False):
                 time_s = float(motion.time_s[0])
                 start_s = time_s if start_s is None else start_s
-                if args.side_by_side and picture is not None:
-                    avatar = np.hstack([_letterboxed(picture, args.size), avatar])
+                shown = avatar if picture is None else np.hstack([picture, avatar])
                 with stopwatch.stage("write"):
-                    output.write(time_s - start_s, avatar)
+                    output.write(time_s - start_s, shown)
                 frames += 1
                 faceless += not motion.valid[0]
-    notes = driver.notes if driver else []
+    notes = driver.video.notes if driver.video else []
     if faceless == frames:
         notes = [*notes, "the driver shows no face: the portrait idles"]
     return {
         "frames": frames,
-        "fps": round(fps, 3),
+        "fps": round(driver.fps, 3),
         "seconds": {stage: round(sum(times), 3) for stage, times in stopwatch.times_s.items()},
         "frames_without_face": faceless,
         "output": str(args.output),
@@ -178,27 +167,43 @@ def _animate(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _filmed(video: VideoReader, stopwatch: Stopwatch) -> Driving:
-    neutral = RelativeMotion()
+@dataclass(frozen=True, kw_only=True)
+class _Driver:
+    frames: Driving
+    fps: float
+    expected_frames: int | None
+    video: VideoReader | None
+
+
+def _open_driver(args: argparse.Namespace, stack: ExitStack, stopwatch: Stopwatch) -> _Driver:
+    if args.driving.suffix != ".npz":
+        video = stack.enter_context(VideoReader(args.driving))
+        filmed = _filmed(video, stopwatch, box_px=args.size if args.side_by_side else None)
+        frames, fps, expected = relative_ahead(filmed), video.fps, video.expected_frames
+        return _Driver(frames=frames, fps=fps, expected_frames=expected, video=video)
+    if args.side_by_side:
+        args.usage_error("--side-by-side needs a video: motion holds no pictures")
+    motion = Motion.load(args.driving)
+    if not len(motion):
+        raise UnreadableMediaError(f"{args.driving} holds no frames")
+    recorded: Driving = ((motion[index : index + 1], None) for index in range(len(motion)))
+    frames = recorded if motion.is_relative else relative_ahead(recorded)
+    return _Driver(frames=frames, fps=_fps(motion), expected_frames=len(motion), video=None)
+
+
+def _filmed(video: VideoReader, stopwatch: Stopwatch, *, box_px: int | None) -> Driving:
+    """Yield absolute motion, and the driver's picture if it is to be shown."""
     pictures = iter(video)
     with closing(FaceMeshExtractor()) as extractor:
         while True:
             with stopwatch.stage("read"):
-                picture = next(pictures, None)
-            if picture is None:
+                frame = next(pictures, None)
+            if frame is None:
                 return
+            time_s, rgb = frame
             with stopwatch.stage("extract"):
-                seen = extractor.extract(*picture)
-            with stopwatch.stage("relative"):
-                relative = neutral.push(seen)
-            yield relative, picture[1]
-
-
-def _recorded(motion: Motion) -> Driving:
-    neutral = RelativeMotion()
-    for index in range(len(motion)):
-        frame = motion[index : index + 1]
-        yield frame if motion.is_relative else neutral.push(frame), None
+                motion = extractor.extract(time_s, rgb)
+            yield motion, _letterboxed(rgb, box_px) if box_px else None
 
 
 def _letterboxed(picture: Pixels, size_px: int) -> Pixels:
