@@ -1,0 +1,130 @@
+"""What is streamed is what would have been made offline, to the pixel."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mimaface.animate import Model, animate, encode_source, load
+from mimaface.motion import FaceMeshExtractor, RelativeMotion
+from mimaface.types import Appearance, ClipRequest, Motion, Pixels
+from mimaface.video import VideoReader
+from streaming.backend import LocalBackend
+from streaming.live import LiveSession
+from streaming.types import AvatarFrame, DrivingFrame
+from tests.conftest import FPS
+from tests.fakes import Clock
+
+GONE = slice(45, 60)  # the driver leaves the picture and comes back
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return load("tiny")
+
+
+@pytest.fixture(scope="module")
+def appearance(model: Model, portrait: Path) -> Appearance:
+    return encode_source(model, portrait)
+
+
+@pytest.fixture(scope="module")
+def driving(driving_clip: Path) -> list[tuple[float, Pixels]]:
+    with VideoReader(driving_clip) as video:
+        frames = list(video)
+    # A wall with the grain of a sensor, so that the camera does not count as frozen.
+    wall = np.random.default_rng(1).integers(0, 40, (len(frames), *frames[0][1].shape), np.uint8)
+    here = range(len(frames))[GONE]
+    return [
+        (time_s, wall[i] if i in here else picture) for i, (time_s, picture) in enumerate(frames)
+    ]
+
+
+@pytest.fixture(scope="module")
+def relative(driving: list[tuple[float, Pixels]]) -> list[Motion]:
+    neutral = RelativeMotion()
+    with closing(FaceMeshExtractor()) as extractor:
+        return [neutral.push(extractor.extract(time_s, rgb)) for time_s, rgb in driving]
+
+
+@pytest.mark.parametrize("new_frames", [1, 5])
+def test_streamed_equals_offline_when_nothing_is_dropped(
+    model: Model,
+    appearance: Appearance,
+    driving: list[tuple[float, Pixels]],
+    relative: list[Motion],
+    new_frames: int,
+) -> None:
+    offline = list(make_offline(model, appearance, relative, new_frames=new_frames))
+    streamed = list(stream(model, appearance, driving, new_frames=new_frames))
+    assert [frame.time_s for frame in streamed] == [frame.time_s for frame in offline]
+    for one, other in zip(streamed, offline, strict=True):
+        np.testing.assert_array_equal(one.pixels, other.pixels)
+    assert not all(motion.valid[0] for motion in relative), "the driver leaves once"
+    moved = np.abs(offline[0].pixels.astype(int) - offline[-1].pixels).mean()
+    assert moved > 0.5, "a still picture would prove nothing"
+
+
+def make_offline(
+    model: Model, appearance: Appearance, relative: list[Motion], *, new_frames: int
+) -> Iterator[AvatarFrame]:
+    ica = None
+    for start in range(0, len(relative), new_frames):
+        motion = Motion.concatenate(relative[start : start + new_frames])
+        [clip] = animate(model, [ClipRequest(appearance=appearance, motion=motion, ica=ica)])
+        ica = clip.ica
+        for time_s, pixels in zip(motion.time_s, clip.pixels, strict=True):
+            yield AvatarFrame(time_s=float(time_s), pixels=pixels)
+
+
+def stream(
+    model: Model, appearance: Appearance, driving: list[tuple[float, Pixels]], *, new_frames: int
+) -> Iterator[AvatarFrame]:
+    clock = Clock(driving[0][0])
+    is_opened, is_made = threading.Semaphore(0), threading.Semaphore(0)
+
+    def opened(rgb: Pixels) -> Pixels:
+        is_opened.release()
+        return rgb
+
+    backend = LocalBackend(partial(animate, model))
+    live = LiveSession(
+        "test",
+        appearance,
+        extractor=FaceMeshExtractor,
+        backend=backend,
+        clock=clock,
+        new_frames=new_frames,
+        fps=FPS,
+    )
+    live.on_frame = is_made.release
+    try:
+        for start in range(0, len(driving), new_frames):
+            for time_s, rgb in driving[start : start + new_frames]:
+                clock.now_s = time_s
+                live.feed(DrivingFrame(time_s=time_s, rgb=partial(opened, rgb)))
+                assert is_opened.acquire(timeout=20)
+            assert is_made.acquire(timeout=20)
+            for i in range(new_frames):
+                yield live.pull(clock.now_s + (i + 0.5) / FPS)
+        stats = live.stats(clock.now_s)
+        assert (stats.dropped, stats.repeated, stats.failed) == (0, 0, 0)
+    finally:
+        live.close()
+        backend.close()
+
+
+def test_batched_equals_single(
+    model: Model, appearance: Appearance, relative: list[Motion], portraits: list[Path]
+) -> None:
+    other = encode_source(model, portraits[-1])
+    requests = [
+        ClipRequest(appearance=each, motion=motion)
+        for each, motion in zip([appearance, other] * 3, relative[:60:10], strict=True)
+    ]
+    for clip, request in zip(animate(model, requests), requests, strict=True):
+        np.testing.assert_array_equal(clip.pixels, animate(model, [request])[0].pixels)
