@@ -1,0 +1,171 @@
+"""The ruler that compares an avatar with its driver, and the benches."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mimaface.animate import load
+from mimaface.evaluation.bench import Stopwatch, bench
+from mimaface.evaluation.evaluate import TARGETS, evaluate
+from mimaface.evaluation.metrics import amplitude, correlation, signals
+from mimaface.evaluation.scripted import scripted_motion
+from mimaface.face_mesh import canonical_face, rotation_matrix
+from mimaface.types import VERTICES, Floats, Motion
+
+FRAMES = 60
+
+
+def filmed(motion: Motion, *, aspect: float = 1.0, scale: float = 0.2) -> Motion:
+    """Return what a tracker without error would see of the canonical face moved so."""
+    shapes = canonical_face().vertices + motion.expression.reshape(-1, VERTICES, 3)
+    rotations = np.stack([rotation_matrix(angles) for angles in motion.rotation])
+    turned = np.einsum("fij,fvj->fvi", rotations, shapes)
+    landmarks = (turned * scale + (0.5, 0.5 / aspect, 0.0)) * (1.0, aspect, 1.0)
+    return replace(
+        motion,
+        landmarks=landmarks.astype(np.float32),
+        aspect=np.full(len(motion), aspect, np.float32),
+        is_relative=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def performance() -> Motion:
+    return filmed(scripted_motion(FRAMES))
+
+
+def figures(driving: Motion, output: Motion) -> dict[str, tuple[float | None, float | None]]:
+    return {
+        each.target.signal: (each.correlation, each.amplitude)
+        for each in evaluate(driving, output).agreements
+    }
+
+
+def test_signals_do_not_depend_on_pose_size_or_the_shape_of_the_frame() -> None:
+    performed = scripted_motion(FRAMES)
+    still = replace(performed, rotation=np.zeros_like(performed.rotation))
+    turning, upright = (
+        signals(filmed(performed, aspect=16 / 9, scale=0.1)),
+        signals(filmed(still)),
+    )
+    np.testing.assert_allclose(turning.mouth_opening, upright.mouth_opening, atol=1e-4)
+    np.testing.assert_allclose(turning.eye_closure, upright.eye_closure, atol=1e-4)
+
+
+def test_signals_are_in_head_units_and_radians(performance: Motion) -> None:
+    measured = signals(performance)
+    shape = canonical_face().vertices + performance.expression.reshape(-1, VERTICES, 3)[7]
+    gap = (shape[14, 1] - shape[13, 1]) / np.linalg.norm(shape[263] - shape[33])
+    assert measured.mouth_opening[7] == pytest.approx(gap, rel=1e-3)
+    np.testing.assert_allclose(measured.yaw, performance.rotation[:, 1])
+    assert measured.eye_closure.max() > 0.5 * measured.eye_closure.min()
+
+
+def test_a_perfect_copy_reaches_every_target(performance: Motion) -> None:
+    evaluation = evaluate(performance, performance)
+    assert [each.target for each in evaluation.agreements] == list(TARGETS)
+    for each in evaluation.agreements:
+        assert each.correlation == pytest.approx(1.0)
+        assert each.amplitude == pytest.approx(1.0)
+        assert each.is_reached
+
+
+def test_half_the_movement_is_half_the_amplitude(performance: Motion) -> None:
+    weak = replace(performance, rotation=performance.rotation / 2, gaze=performance.gaze / 2)
+    measured = figures(performance, weak)
+    assert measured["yaw"] == (pytest.approx(1.0), pytest.approx(0.5))
+    assert measured["gaze"] == (pytest.approx(1.0), pytest.approx(0.5))
+    reached = {e.target.signal: e.is_reached for e in evaluate(performance, weak).agreements}
+    assert reached["gaze"]
+    assert not reached["yaw"]
+
+
+def test_movement_to_the_wrong_side_is_not_reached(performance: Motion) -> None:
+    mirrored = replace(performance, rotation=-performance.rotation)
+    assert figures(performance, mirrored)["yaw"][0] == pytest.approx(-1.0)
+
+
+def test_a_still_output_has_no_correlation_and_reaches_nothing(performance: Motion) -> None:
+    first: Motion = Motion.concatenate([performance[:1]] * FRAMES)
+    evaluation = evaluate(performance, replace(first, time_s=performance.time_s))
+    for each in evaluation.agreements:
+        assert each.correlation is None
+        assert each.amplitude == 0
+        assert not each.is_reached
+
+
+def test_a_still_driver_gives_no_figures(performance: Motion) -> None:
+    first: Motion = Motion.concatenate([performance[:1]] * FRAMES)
+    still = replace(first, time_s=performance.time_s)
+    assert set(figures(still, performance).values()) == {(None, None)}
+
+
+def test_frames_without_a_face_are_left_out_and_counted(performance: Motion) -> None:
+    output = replace(
+        performance, valid=np.arange(FRAMES) >= 6, rotation=performance.rotation.copy()
+    )
+    output.rotation[:6] = 9.0
+    driving = replace(performance, valid=np.arange(FRAMES) < 54)
+    evaluation = evaluate(driving, output)
+    assert evaluation.compared_frames == 48
+    assert evaluation.face_share == pytest.approx(0.9)
+    assert all(each.correlation == pytest.approx(1.0) for each in evaluation.agreements)
+
+
+def test_no_common_frame_gives_no_figures(performance: Motion) -> None:
+    blind = replace(performance, valid=np.zeros(FRAMES, np.bool_))
+    evaluation = evaluate(performance, blind)
+    assert (evaluation.compared_frames, evaluation.face_share) == (0, 0)
+    assert not any(each.is_reached for each in evaluation.agreements)
+
+
+def test_frames_are_paired_by_time(performance: Motion) -> None:
+    every_other = performance[np.arange(0, FRAMES, 2)]
+    evaluation = evaluate(performance, every_other)
+    assert (evaluation.driving_frames, evaluation.output_frames) == (60, 30)
+    assert all(each.correlation == pytest.approx(1.0) for each in evaluation.agreements)
+
+
+def test_relative_motion_has_no_signals() -> None:
+    with pytest.raises(ValueError, match="absolute"):
+        signals(scripted_motion(3))
+
+
+def test_nothing_to_compare_is_the_callers_mistake(performance: Motion) -> None:
+    with pytest.raises(ValueError, match="no frames"):
+        evaluate(performance, performance[:0])
+
+
+def test_correlation_and_amplitude_are_those_of_the_textbook() -> None:
+    driving = np.array([0.0, 1.0, 2.0, 3.0], np.float32)
+    output: Floats = np.array([1.0, 0.0, 3.0, 2.0], np.float32)
+    assert correlation(driving, output) == pytest.approx(0.6)
+    assert amplitude(driving, 3 * driving + 1) == pytest.approx(3.0)
+
+
+def test_the_script_opens_the_mouth_shuts_the_eyes_and_is_the_same_each_time() -> None:
+    measured = signals(filmed(scripted_motion(90)))
+    assert measured.mouth_opening.max() > measured.mouth_opening.min() + 0.08
+    assert measured.eye_closure.max() > -0.06
+    assert np.abs(measured.yaw).max() > 0.25
+    np.testing.assert_array_equal(scripted_motion(90).expression, scripted_motion(90).expression)
+
+
+def test_the_stopwatch_notes_each_run_of_each_stage() -> None:
+    stopwatch = Stopwatch(iter([0.0, 2.0, 5.0, 6.0, 7.0, 10.0]).__next__)
+    for name in ("read", "write", "read"):
+        with stopwatch.stage(name):
+            pass
+    assert stopwatch.times_s == {"read": [2.0, 3.0], "write": [1.0]}
+
+
+def test_the_bench_times_every_stage(portrait: Path) -> None:
+    ticks = count()
+    stages = bench(load("tiny"), portrait, frames=3, clock=lambda: next(ticks) / 1000)
+    assert [each.stage for each in stages] == ["extract", "relative", "animate"]
+    assert all(each.p50_ms == pytest.approx(each.p95_ms) == pytest.approx(1.0) for each in stages)

@@ -1,0 +1,318 @@
+"""The command line on real videos."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from mimaface.__main__ import main
+from mimaface.config import CONFIGS
+from mimaface.evaluation.scripted import scripted_motion
+from mimaface.types import Motion, Pixels
+from mimaface.video import VideoReader, write_video
+from tests.clips import picture, record
+from tests.conftest import FPS, FRAMES
+
+MEDIA = Path(__file__).parents[2] / "shared" / "media"
+
+Run = Callable[..., dict]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command that must succeed; return the JSON of its last line."""
+
+    def command(*arguments: object) -> dict:
+        status = main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        assert status == 0, err
+        result: dict = json.loads(out.splitlines()[-1])
+        return result
+
+    return command
+
+
+def frames_of(path: Path) -> tuple[list[float], list[Pixels]]:
+    with VideoReader(path) as video:
+        times_s, pictures = zip(*video, strict=True)
+    return list(times_s), list(pictures)
+
+
+@pytest.fixture(scope="module")
+def animated(portrait: Path, driving_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("animated") / "output.mp4"
+    command = ["animate", "--source", portrait, "--driving", driving_clip, "--output", path]
+    assert main([str(part) for part in command]) == 0
+    return path
+
+
+def test_animate_makes_one_frame_of_each_driving_frame(
+    run: Run, portrait: Path, driving_clip: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "output.mp4"
+    result = run("animate", "--source", portrait, "--driving", driving_clip, "--output", output)
+    times_s, pictures = frames_of(output)
+    assert times_s == pytest.approx([index / FPS for index in range(FRAMES)])
+    assert pictures[0].shape == (256, 256, 3)
+    assert os.listdir(tmp_path) == ["output.mp4"]
+    seconds = result.pop("seconds")
+    assert sorted(seconds) == ["animate", "extract", "load", "read", "write"]
+    assert result == {
+        "frames": FRAMES,
+        "fps": FPS,
+        "frames_without_face": 0,
+        "output": str(output),
+        "width": 256,
+        "height": 256,
+        "notes": [],
+    }
+
+
+def test_the_avatar_does_what_the_driver_does(run: Run, driving_clip: Path, animated: Path) -> None:
+    result = run("evaluate", "--driving", driving_clip, "--output", animated)
+    assert (result["driving_frames"], result["output_frames"]) == (FRAMES, FRAMES)
+    assert result["face_share"] == 1
+    missed = {name: each for name, each in result["signals"].items() if not each["reached"]}
+    assert not missed
+
+
+@pytest.mark.skipif(not MEDIA.is_dir(), reason="needs the photos and the video beside the checkout")
+@pytest.mark.parametrize("photo", ["hinton.png", "lecun.jpeg"])
+def test_real_photos_do_what_a_real_driver_does(run: Run, photo: str, tmp_path: Path) -> None:
+    driving, output = MEDIA / "emma.mp4", tmp_path / "output.mp4"
+    run("animate", "--source", MEDIA / photo, "--driving", driving, "--output", output)
+    result = run("evaluate", "--driving", driving, "--output", output)
+    assert result["driving_frames"] == result["output_frames"]
+    assert result["face_share"] >= 0.99
+    missed = {name: each for name, each in result["signals"].items() if not each["reached"]}
+    assert not missed
+
+
+def test_evaluate_shows_a_table_with_the_targets(
+    driving_clip: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["evaluate", "--driving", str(driving_clip), "--output", str(driving_clip)])
+    table = capsys.readouterr().out
+    for word in ("mouth opening", "eye closure", "yaw", "pitch", "roll", "gaze", ">= 0.85"):
+        assert word in table
+
+
+def test_recorded_motion_drives_to_the_same_pixels_as_the_video(
+    run: Run, portrait: Path, driving_clip: Path, animated: Path, tmp_path: Path
+) -> None:
+    motion, output = tmp_path / "motion.npz", tmp_path / "output.mp4"
+    tracked = run("track", "--driving", driving_clip, "--output", motion)
+    assert (tracked["frames"], tracked["frames_without_face"]) == (FRAMES, 0)
+    run("animate", "--source", portrait, "--driving", motion, "--output", output)
+    np.testing.assert_array_equal(frames_of(output)[1], frames_of(animated)[1])
+
+
+def test_relative_motion_drives_as_it_is(run: Run, portrait: Path, tmp_path: Path) -> None:
+    script = scripted_motion(12, fps=20)
+    replace(script, time_s=script.time_s + 5).save(tmp_path / "script.npz")
+    output = tmp_path / "output.mp4"
+    result = run(
+        "animate", "--source", portrait, "--driving", tmp_path / "script.npz", "--output", output
+    )
+    assert result["fps"] == 20
+    assert frames_of(output)[0] == pytest.approx([index / 20 for index in range(12)])
+
+
+def test_a_last_chunk_that_is_not_full_is_cut_to_the_driver(
+    run: Run, portrait: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted_motion(10).save(tmp_path / "script.npz")
+    drive = ("animate", "--source", portrait, "--driving", tmp_path / "script.npz", "--output")
+    run(*drive, tmp_path / "single.mp4")
+    monkeypatch.setitem(CONFIGS, "tiny", replace(CONFIGS["tiny"], new_frames=4))
+    assert run(*drive, tmp_path / "chunks.mp4")["frames"] == 10
+    single, chunks = frames_of(tmp_path / "single.mp4"), frames_of(tmp_path / "chunks.mp4")
+    assert single[0] == chunks[0]
+    np.testing.assert_array_equal(single[1], chunks[1])
+
+
+def test_side_by_side_shows_the_whole_driver_on_the_left(
+    run: Run, portrait: Path, driving_clip: Path, tmp_path: Path
+) -> None:
+    wide, both, alone = (tmp_path / name for name in ("wide.mp4", "both.mp4", "alone.mp4"))
+    _, drivers = frames_of(driving_clip)
+    with write_video(wide, width=512, height=256, fps=FPS) as video:
+        for index, rgb in enumerate(drivers[:10]):
+            video.write(index / FPS, np.hstack([rgb, np.full_like(rgb, 200)]))
+    drive = ("animate", "--source", portrait, "--driving", wide, "--output")
+    result = run(*drive, both, "--side-by-side")
+    assert (result["width"], result["height"]) == (512, 256)
+    run(*drive, alone)
+    for rgb, avatar in zip(frames_of(both)[1], frames_of(alone)[1], strict=True):
+        np.testing.assert_allclose(rgb[200:, :256], 0, atol=12)  # the bar below the driver
+        np.testing.assert_allclose(rgb[100:150, 140:250], 200, atol=12)  # its right half
+        assert np.abs(rgb[:, 264:].astype(int) - avatar[:, 8:]).mean() < 4
+
+
+def test_a_driver_without_a_face_or_a_pause_still_gives_every_frame_and_its_sound(
+    run: Run, portrait: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "output.mp4"
+    driver = record(tmp_path / "wall.mp4")
+    result = run("animate", "--source", portrait, "--driving", driver, "--output", output)
+    assert (result["frames"], result["frames_without_face"]) == (50, 50)
+    assert result["notes"] == ["the driver shows no face: the portrait idles"]
+    assert len(frames_of(output)[0]) == 50
+    with av.open(str(output)) as container:
+        assert container.streams.audio
+
+
+def test_a_damaged_driver_gives_what_it_holds_and_a_note(
+    run: Run, portrait: Path, driving_clip: Path, tmp_path: Path
+) -> None:
+    stored = driving_clip.read_bytes()
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(stored[: len(stored) // 2])
+    output = tmp_path / "output.mp4"
+    result = run("animate", "--source", portrait, "--driving", cut, "--output", output)
+    assert 5 < result["frames"] == len(frames_of(output)[0]) < FRAMES
+    assert "announced" in result["notes"][0]
+
+
+def _text(path: Path) -> None:
+    path.write_text("no picture, no sound, no motion\n" * 50)
+
+
+def _empty(path: Path) -> None:
+    path.touch()
+
+
+def _wall(path: Path) -> None:
+    with av.open(str(path), "w", format="image2") as container:
+        stream = container.add_stream("png", rate=1)
+        stream.width, stream.height, stream.pix_fmt = 640, 480, "rgb24"
+        frame = av.VideoFrame.from_ndarray(picture(height=480, width=640), "rgb24")
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+
+
+def _no_frames(path: Path) -> None:
+    scripted_motion(0).save(path)
+
+
+def _missing(path: Path) -> None:
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("flag", "name", "make"),
+    [
+        ("--driving", "driver.mp4", _missing),
+        ("--driving", "driver.mp4", _text),
+        ("--driving", "driver.mp4", _empty),
+        ("--driving", "motion.npz", _missing),
+        ("--driving", "motion.npz", _text),
+        ("--driving", "motion.npz", _empty),
+        ("--driving", "motion.npz", _no_frames),
+        ("--source", "photo.png", _missing),
+        ("--source", "photo.png", _text),
+        ("--source", "photo.png", _empty),
+        ("--source", "photo.png", _wall),
+        ("--output", "nowhere/output.mp4", _missing),
+        ("--steps", "3", lambda _path: None),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_no_output(
+    flag: str,
+    name: str,
+    make: Callable[[Path], None],
+    portrait: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    scripted_motion(3).save(tmp_path / "good.npz")
+    given = {
+        "--source": str(portrait),
+        "--driving": str(tmp_path / "good.npz"),
+        "--output": str(tmp_path / "output.mp4"),
+    }
+    make(tmp_path / name)
+    given[flag] = name if flag == "--steps" else str(tmp_path / name)
+    before = sorted(os.listdir(tmp_path))
+    assert main(["animate", *(part for pair in given.items() for part in pair)]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("mimaface animate: ")
+    assert err.count("\n") == 1
+    assert Path(name).name in err or "photo" in err or "folder" in err
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["animate", "--source", "a.png", "--driving", "b.mp4", "--output", "c.webm"],
+        ["animate", "--source", "a.png", "--driving", "b.mp4"],
+        [
+            "animate",
+            "--source",
+            "a.png",
+            "--driving",
+            "b.npz",
+            "--output",
+            "c.mp4",
+            "--side-by-side",
+        ],
+        ["animate", "--source", "a", "--driving", "b", "--output", "c.mp4", "--size", "300"],
+        ["track", "--driving", "b.mp4", "--output", "c.json"],
+        ["bench", "--frames", "0"],
+        [],
+    ],
+)
+def test_a_wrong_command_line_ends_with_status_2(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert "usage: mimaface" in capsys.readouterr().err
+
+
+def test_an_input_is_never_overwritten(
+    portrait: Path, driving_clip: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = driving_clip.read_bytes()
+    command = ["animate", "--source", portrait, "--driving", driving_clip, "--output", driving_clip]
+    assert main([str(part) for part in command]) == 1
+    assert "overwritten" in capsys.readouterr().err
+    assert driving_clip.read_bytes() == before
+
+
+def test_saved_motion_holds_no_pictures(run: Run, driving_clip: Path, tmp_path: Path) -> None:
+    path = tmp_path / "motion.npz"
+    run("track", "--driving", driving_clip, "--output", path)
+    motion = Motion.load(path)
+    assert not motion.is_relative
+    with np.load(path) as stored:
+        assert all(stored[name].dtype != np.uint8 for name in stored.files)
+
+
+def test_bench_prints_a_table_and_names_the_machine(run: Run, portrait: Path) -> None:
+    result = run("bench", "--frames", 2, "--source", portrait)
+    assert [each["stage"] for each in result["stages"]] == ["extract", "relative", "animate"]
+    assert result["machine"].endswith("cores")
+
+
+def test_the_package_runs_as_a_program() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mimaface", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[1],
+    )
+    for command in ("animate", "track", "evaluate", "bench"):
+        assert command in done.stdout
