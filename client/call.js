@@ -176,7 +176,7 @@ export class Call extends EventTarget {
       if (message.type === "pong") meter.addRoundTrip(performance.now() - message.t);
       else if (message.type === "state") this.#emit("state", message);
       else if (message.type === "error") this.#emit("refused", message.error);
-      else if (message.type === "stats") {
+      else if (message.type === "stats" && message.server_ms.p50 !== null) {
         this.#emit("figures", meter.read(await peer.getStats(), message));
       }
     });

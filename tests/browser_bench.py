@@ -1,0 +1,215 @@
+"""Measure glass to glass in a real Chromium: python -m tests.browser_bench [--seconds 60].
+
+A 16-bit counter is drawn as blocks along the top of each driving picture. The server, started
+with --latency-marker, copies the number onto the avatar frame made from that picture. The page
+notes when it drew a number and when the avatar shows it, by one clock. Included is everything
+from the drawing to the presentation; not included are a camera's exposure and a screen's scan.
+Figures go to stderr for people, and as one JSON line to stdout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import io
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
+
+from mimaface.types import Pixels
+from tests.browser_setup import (
+    FPS,
+    PORTRAITS,
+    STRIP_PX,
+    WIDTH_PX,
+    launch,
+    moving_face,
+    run_server,
+    write_webcam_clip,
+)
+
+BITS = 16
+WARM_UP = 60  # samples left out at the start
+CLIP_FRAMES = 300  # of the looped webcam file; longer than any latency to be measured
+
+# The page's camera is a canvas on which the face and the counter are drawn.
+CANVAS_CAMERA = """
+(faces) => {
+  const canvas = document.createElement("canvas");
+  [canvas.width, canvas.height] = [640, 480];
+  const context = canvas.getContext("2d");
+  window.sent = new Map();
+  window.drawn = 0;
+  const pictures = faces.map((face) => Object.assign(new Image(), { src: face }));
+  navigator.mediaDevices.getUserMedia = async () => {
+    await Promise.all(pictures.map((picture) => picture.decode()));
+    setInterval(() => {
+      const n = ++window.drawn % 65536;
+      context.drawImage(pictures[n % pictures.length], 0, 0);
+      for (let bit = 0; bit < 16; bit++) {
+        context.fillStyle = (n >> bit) & 1 ? "white" : "black";
+        context.fillRect(40 * bit, 0, 40, 40);
+      }
+      sent.set(n, performance.now());
+      sent.delete((n + 65536 - 600) % 65536);
+    }, 1000 / 30);
+    return canvas.captureStream(30);
+  };
+}
+"""
+
+# The counter of a video, called with its number and the time at each presented frame.
+READER = """
+window.read = (video, tell) => {
+  const context = new OffscreenCanvas(640, 40).getContext("2d", { willReadFrequently: true });
+  const look = () => {
+    const now = performance.now();
+    context.drawImage(video, 0, 0, video.videoWidth, video.videoHeight / 12, 0, 0, 640, 40);
+    const { data } = context.getImageData(0, 20, 640, 1);
+    let n = 0;
+    for (let bit = 0; bit < 16; bit++) if (data[4 * (40 * bit + 20)] > 128) n |= 1 << bit;
+    tell(n, now);
+    video.requestVideoFrameCallback(look);
+  };
+  video.requestVideoFrameCallback(look);
+};
+"""
+
+START_READING = """
+(source) => {
+  window.samples = [];
+  window.estimates = [];
+  setInterval(() => estimates.push(Number(document.getElementById("latency").textContent)), 1000);
+  window.sent ??= new Map();
+  if (source === "webcam") {
+    read(document.getElementById("self"), (n, now) => sent.set(n, now));
+  }
+  read(document.getElementById("avatar"), (n, now) => samples.push([now, n, now - sent.get(n)]));
+}
+"""
+
+
+def main() -> int:
+    """Run the bench; return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.browser_bench",
+        description=__doc__.partition("\n")[0] if __doc__ else None,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument(
+        "--source",
+        choices=("canvas", "webcam"),
+        default="canvas",
+        help="canvas: from the drawing on; webcam: a file, from the local preview on",
+    )
+    parser.add_argument(
+        "--server-arg", action="append", default=[], help="passed on to python -m server"
+    )
+    arguments = parser.parse_args()
+    faces = moving_face(min(PORTRAITS.glob("*.jpg")), frames=CLIP_FRAMES)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        run_server("--latency-marker", *arguments.server_arg) as server,
+        sync_playwright() as playwright,
+    ):
+        webcam = Path(folder) / "face.mjpeg"
+        write_webcam_clip(webcam, map(with_counter, faces, range(CLIP_FRAMES)))
+        browser = launch(playwright, f"--use-file-for-fake-video-capture={webcam}")
+        page = browser.new_context(permissions=["camera"]).new_page()
+        page.add_init_script(READER)
+        if arguments.source == "canvas":
+            urls = json.dumps([data_url(face) for face in faces])
+            page.add_init_script(f"({CANVAS_CAMERA})({urls})")
+        page.goto(server.url)
+        figures = measure(page, server.pid, arguments.source, arguments.seconds)
+        page.click("#stop")
+        browser.close()
+    report = {
+        "source": arguments.source,
+        "server_arguments": arguments.server_arg,
+        "seconds": arguments.seconds,
+        "cpus": os.cpu_count(),
+        "load_1min": os.getloadavg()[0],
+    } | figures
+    sys.stderr.writelines(f"{name:>24}  {value}\n" for name, value in report.items())
+    sys.stdout.write(json.dumps(report) + "\n")
+    return 0
+
+
+def with_counter(picture: Pixels, counter: int) -> Pixels:
+    """Return a copy of a picture, uint8 [H, W, 3], with the number in its top strip."""
+    marked = picture.copy()
+    bits = counter >> (np.arange(WIDTH_PX) * BITS // WIDTH_PX) & 1
+    marked[:STRIP_PX] = (255 * bits).astype(np.uint8)[:, None]
+    return marked
+
+
+def data_url(picture: Pixels) -> str:
+    """Return a picture as a URL that holds it."""
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "JPEG", quality=90)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def measure(page: Page, server_pid: int, source: str, seconds: float) -> dict[str, Any]:
+    """Go live and return the figures of so many seconds."""
+    page.click("#start")
+    page.wait_for_selector("[data-state=live]", timeout=30_000)
+    page.evaluate(START_READING, source)
+    page.wait_for_function("count => samples.length > count", arg=WARM_UP)
+    page.evaluate("samples.length = estimates.length = 0")
+    first_rss = resident_mib(server_pid)
+    page.wait_for_timeout(1000 * seconds)
+    samples, estimates = page.evaluate("[samples, estimates]")
+    return summarise(samples, seconds) | {
+        "page_estimate_p50_ms": round(float(np.median(estimates))),
+        "server_mib_first_last": [first_rss, resident_mib(server_pid)],
+    }
+
+
+def summarise(samples: Sequence[tuple[float, int, float | None]], seconds: float) -> dict[str, Any]:
+    """Turn (presented at ms, counter, latency ms) of every presented frame into figures."""
+    times_ms = np.array([sample[0] for sample in samples])
+    counters = np.array([sample[1] for sample in samples])
+    # A repeated frame is no new measurement; a number never sent was misread.
+    is_new = np.append(True, np.diff(counters) != 0)
+    is_read = np.array([sample[2] is not None for sample in samples])
+    latency_ms = np.array([sample[2] or 0.0 for sample in samples], float)
+    good = is_new & is_read
+    edge_ms = min(60.0, seconds / 3) * 1000
+    early = good & (times_ms < times_ms[0] + edge_ms)
+    late = good & (times_ms > times_ms[-1] - edge_ms)
+    duration_s = (times_ms[-1] - times_ms[0]) / 1000
+    p50, p95, p99 = np.percentile(latency_ms[good], (50, 95, 99))
+    return {
+        "glass_to_glass_ms": {"p50": round(p50), "p95": round(p95), "p99": round(p99)},
+        "first_and_last_p50_ms": [
+            round(float(np.median(latency_ms[early]))),
+            round(float(np.median(latency_ms[late]))),
+        ],
+        "samples": int(good.sum()),
+        "avatar_fps": round(float(good.sum()) / duration_s, 1),
+        "presented_fps": round(len(samples) / duration_s, 1),
+        "driving_frames_not_shown": round(FPS * duration_s) - int(good.sum()),
+        "misread": int((~is_read).sum()),
+    }
+
+
+def resident_mib(pid: int) -> int:
+    """Return a process's resident memory (Linux)."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    [line] = [line for line in status.splitlines() if line.startswith("VmRSS:")]
+    return int(line.split()[1]) // 1024
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,232 @@
+"""A real Chromium drives the real server: what the person at the page sees and can do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+
+from tests.browser_setup import (
+    PORTRAITS,
+    find_chromium,
+    launch,
+    moving_face,
+    run_server,
+    write_webcam_clip,
+)
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(find_chromium() is None, reason="no Chromium on this machine"),
+]
+
+# Mean difference of grey levels, 0 to 255, between pictures of 64x64. What the video codec makes
+# of one and the same frame differs by less than STILL, a turning head by more than MOVING.
+STILL = 1.0
+MOVING = 3.0
+
+PAGE_HELPERS = """
+window.grey = (picture) => {
+  const context = new OffscreenCanvas(64, 64).getContext("2d", { willReadFrequently: true });
+  context.drawImage(picture, 0, 0, 64, 64);
+  return context.getImageData(0, 0, 64, 64).data.filter((_, i) => i % 4 === 1);
+};
+window.difference = (a, b) => a.reduce((sum, value, i) => sum + Math.abs(value - b[i]), 0) / 4096;
+/** How far the avatar gets from where it is, within some presented frames. */
+window.movement = (frames) =>
+  new Promise((resolve) => {
+    const video = document.getElementById("avatar");
+    let first, most = 0, left = frames;
+    const look = () => {
+      const now = grey(video);
+      first ??= now;
+      most = Math.max(most, difference(first, now));
+      if (left-- > 0) video.requestVideoFrameCallback(look);
+      else resolve(most);
+    };
+    video.requestVideoFrameCallback(look);
+  });
+"""
+
+
+@pytest.fixture(scope="module")
+def server_url() -> Iterator[str]:
+    with run_server() as server:
+        yield server.url
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    webcam = tmp_path_factory.mktemp("webcam") / "face.mjpeg"
+    write_webcam_clip(webcam, moving_face(min(PORTRAITS.glob("*.jpg")), frames=120))
+    with sync_playwright() as playwright:
+        browser = launch(playwright, f"--use-file-for-fake-video-capture={webcam}")
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, server_url: str) -> Iterator[Page]:
+    """The page, opened by somebody who allows the camera."""
+    context = browser.new_context(permissions=["camera"])
+    yield _open(context.new_page(), server_url)
+    context.close()
+
+
+def _open(page: Page, server_url: str) -> Page:
+    page.add_init_script(PAGE_HELPERS)
+    page.goto(server_url)
+    expect(page.locator("#start")).to_be_enabled()
+    return page
+
+
+def _go_live(page: Page) -> None:
+    page.click("#start")
+    _wait_until_live(page)
+
+
+def _wait_until_live(page: Page) -> None:
+    expect(page.locator("#status")).to_have_text("Live", timeout=20_000)
+    page.wait_for_selector("#avatar-frame[data-is-moving]")
+
+
+def test_a_still_portrait_is_shown_before_the_camera_is_live(page: Page) -> None:
+    assert page.evaluate("document.getElementById('still').naturalWidth") > 0
+    expect(page.locator("#still")).to_be_visible()
+    expect(page.locator("#avatar")).to_have_css("opacity", "0")
+
+
+def test_the_avatar_moves_when_the_webcam_does(page: Page) -> None:
+    page.evaluate("window.still = grey(document.getElementById('still'))")
+    _go_live(page)
+    assert page.evaluate("movement(60)") > MOVING
+    # It is the portrait that moves: far closer to the photo than what the camera sees.
+    to_portrait, to_camera = page.evaluate(
+        """() => {
+          const avatar = grey(document.getElementById("avatar"));
+          const camera = grey(document.getElementById("self"));
+          return [difference(avatar, still), difference(avatar, camera)];
+        }"""
+    )
+    assert to_portrait < to_camera / 2
+
+
+def test_pause_stops_the_movement_and_the_camera_until_it_is_lifted(page: Page) -> None:
+    _go_live(page)
+    page.keyboard.press("p")
+    expect(page.locator("#status")).to_have_text("Paused")
+    expect(page.locator("#pause")).to_have_attribute("aria-pressed", "true")
+    page.wait_for_function("still => movement(10).then((by) => by < still)", arg=STILL)
+    assert page.evaluate("movement(30)") < STILL
+    assert not page.evaluate("document.getElementById('self').srcObject.getTracks()[0].enabled")
+    page.keyboard.press("p")
+    _wait_until_live(page)
+    page.wait_for_function("moving => movement(60).then((by) => by > moving)", arg=MOVING)
+
+
+def test_another_portrait_can_be_chosen_while_live(page: Page) -> None:
+    _go_live(page)
+    page.locator("#portraits input").last.check(force=True)
+    page.wait_for_function(
+        """() => {
+          const [first, last] = [...document.querySelectorAll("#portraits img")].map(grey);
+          const avatar = grey(document.getElementById("avatar"));
+          return difference(avatar, last) < difference(avatar, first) / 2;
+        }"""
+    )
+
+
+def test_the_call_comes_back_after_the_server_drops_it(page: Page) -> None:
+    with page.expect_request("**/rtc") as offer:
+        _go_live(page)
+    session_url = offer.value.url.removesuffix("/rtc")
+    with page.expect_request("**/rtc") as offer:
+        httpx.delete(session_url).raise_for_status()
+    expect(page.locator("#status")).to_have_text("Reconnecting")
+    _wait_until_live(page)
+    assert page.evaluate("movement(60)") > MOVING
+
+
+def test_stop_ends_the_camera_and_the_session(page: Page) -> None:
+    with page.expect_request("**/rtc") as offer:
+        _go_live(page)
+    session_url = offer.value.url.removesuffix("/rtc")
+    page.evaluate("window.camera = document.getElementById('self').srcObject.getTracks()[0]")
+    with page.expect_response(session_url) as ended:
+        page.click("#stop")
+    assert ended.value.status == 204
+    assert page.evaluate("window.camera.readyState") == "ended"
+    expect(page.locator("#start")).to_be_focused()
+    expect(page.locator("#self-frame")).to_be_hidden()
+
+
+def test_the_keyboard_reaches_every_action(page: Page) -> None:
+    def tab_to(element_id: str) -> None:
+        for _ in range(30):
+            page.keyboard.press("Tab")
+            if page.evaluate("document.activeElement.id") == element_id:
+                return
+        pytest.fail(f"Tab does not reach #{element_id}")
+
+    tab_to("photo")
+    tab_to("consent")
+    tab_to("start")
+    page.keyboard.press("Enter")
+    _wait_until_live(page)
+    expect(page.locator("#pause")).to_be_focused()
+    for element_id in ("recalibrate", "show-self", "show-stats", "fullscreen", "stop"):
+        tab_to(element_id)
+
+    page.keyboard.press("h")
+    expect(page.locator("#self-frame")).to_be_hidden()
+    expect(page.locator("#show-self")).to_have_attribute("aria-pressed", "false")
+    page.keyboard.press("s")
+    expect(page.locator("#stats")).to_be_visible()
+    expect(page.locator("#latency")).to_have_text(re.compile(r"\d+"))
+    page.keyboard.press("r")
+    expect(page.locator("#status")).to_have_text("Calibrating")
+    page.keyboard.press("f")
+    page.wait_for_function("() => document.fullscreenElement?.id === 'stage'")
+
+
+def test_a_photo_is_not_uploaded_without_consent(page: Page) -> None:
+    requested: list[str] = []
+    page.on("request", lambda request: requested.append(request.url))
+    page.set_input_files("#photo", min(PORTRAITS.glob("*.jpg")))
+    expect(page.locator("#photo-message")).to_contain_text("tick the box")
+    assert not [url for url in requested if url.endswith("/v1/sources")]
+
+    page.check("#consent", force=True)
+    expect(page.locator("#photo-message")).to_contain_text("Ready")
+    expect(page.locator("#portraits input").last).to_be_checked()
+    expect(page.locator("#still")).to_have_attribute("src", re.compile("/v1/sources/"))
+
+
+def test_a_text_file_named_png_shows_what_the_server_says(page: Page) -> None:
+    said: list[str] = []
+
+    def listen(route: Route) -> None:
+        response = route.fetch()
+        said.append(response.json()["error"])
+        route.fulfill(response=response)
+
+    page.route("**/v1/sources", listen)
+    page.check("#consent", force=True)
+    text = b"not a picture"
+    page.set_input_files("#photo", {"name": "me.png", "mimeType": "image/png", "buffer": text})
+    message = page.locator("#photo-message")
+    expect(message).to_have_attribute("data-kind", "error")
+    expect(message).to_have_text(said[0])
+
+
+def test_a_refused_camera_is_explained(browser: Browser, server_url: str) -> None:
+    context = browser.new_context()  # Without a window nobody can allow the camera.
+    page = _open(context.new_page(), server_url)
+    page.click("#start")
+    expect(page.locator("#help")).to_contain_text("The camera is blocked")
+    expect(page.locator("#help")).to_contain_text("allow the camera")
+    expect(page.locator("#start")).to_be_enabled()
+    context.close()
