@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mimaface.types import VERTICES, Floats
+from mimaface.types import VERTICES, Floats, Reals
 
 Contour = tuple[tuple[int, ...], tuple[int, ...]]  # upper and lower edge
 
@@ -42,8 +42,13 @@ OUTER_LIPS: Final = (
     (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291),
 )
 EYES: Final = (LEFT_EYE, RIGHT_EYE)
+UPPER_LIDS, LOWER_LIDS = (
+    np.array([*LEFT_EYE[edge][1:-1], *RIGHT_EYE[edge][1:-1]]) for edge in range(2)
+)
+UPPER_INNER_LIP, LOWER_INNER_LIP = (np.array(edge) for edge in INNER_LIPS)
+UPPER_OUTER_LIP, LOWER_OUTER_LIP = (np.array(edge) for edge in OUTER_LIPS)
 IRISES: Final = (468, 473)  # centres; the four points that follow lie on the rim
-LEFT_TRAGUS, RIGHT_TRAGUS, CHIN, NOSE_BASE = 234, 454, 152, 2
+RIGHT_TRAGUS, FOREHEAD, NOSE_BASE, CHIN = 454, 10, 2, 152
 
 # An eyeball's radius is about 12 mm, the opening between the corners about 28 mm wide.
 EYEBALL_RADIUS_PER_EYE_WIDTH: Final = 12 / 28
@@ -89,7 +94,7 @@ class Pose:
     scale: float
 
 
-def fit_pose(points: NDArray[np.floating]) -> Pose:
+def fit_pose(points: Reals) -> Pose:
     """Fit the canonical face rigidly to landmarks [V, 3] of equal units on all axes.
 
     Weighted least squares with scale over the vertices that expression does not move
@@ -107,7 +112,7 @@ def fit_pose(points: NDArray[np.floating]) -> Pose:
     return Pose(rotation, mean_to - scale * rotation @ mean_from, scale)
 
 
-def rotation_matrix(angles: NDArray[np.floating]) -> NDArray[np.float64]:
+def rotation_matrix(angles: Reals) -> NDArray[np.float64]:
     """Return the rotation [3, 3] of pitch, yaw and roll [3] in radians.
 
     They are the angles of a neck: the head turns (yaw), then nods (pitch), then tilts (roll), so
@@ -127,7 +132,7 @@ def rotation_angles(rotation: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.array([pitch, yaw, np.arctan2(rotation[1, 0], rotation[1, 1])])
 
 
-def gap(shape: NDArray[np.floating], contour: Contour) -> float:
+def gap(shape: Reals, contour: Contour) -> float:
     """Return how far the middle of a contour stands open, in the units of `shape` [V, 3]."""
     upper, lower = contour
     middle = slice(len(upper) // 2 - 1, len(upper) // 2 + 2)
@@ -135,7 +140,7 @@ def gap(shape: NDArray[np.floating], contour: Contour) -> float:
     return float(np.linalg.norm(spread, axis=1).mean())
 
 
-def width(shape: NDArray[np.floating], contour: Contour) -> float:
+def width(shape: Reals, contour: Contour) -> float:
     """Return the distance between the corners of a contour, in the units of `shape` [V, 3]."""
     return float(np.linalg.norm(shape[contour[0][0]] - shape[contour[0][-1]]))
 
@@ -169,31 +174,31 @@ def proportions(shape: Floats) -> Floats:
     return factors
 
 
-def retarget(shape: Floats, deviation: Floats) -> Floats:
+def retarget(shape: Floats, proportions: Floats, deviation: Floats) -> Floats:
     """Put a relative expression on a face.
 
     Args:
         shape: [V, 3], the face's neutral shape in head space, lips shut (`shut_lips`).
+        proportions: [V, 3], its `proportions`.
         deviation: [V, 3], displacement in canonical proportions.
 
     Returns:
         [V, 3], the expressive shape. Lids follow the *share* by which the driver's lids close and
         lips never cross, so a shut eye or mouth is shut on any face.
     """
-    face = canonical_face()
-    moved = shape + deviation * proportions(shape)
-    driven = face.vertices + deviation
-    for upper, lower in EYES:
-        for above, below in zip(upper[1:-1], lower[1:-1], strict=True):
-            open_share = (driven[below, 1] - driven[above, 1]) / (
-                face.vertices[below, 1] - face.vertices[above, 1]
-            )
-            moved[above] = moved[below] + (shape[above] - shape[below]) * _lid(open_share)
-    for contour in (INNER_LIPS, OUTER_LIPS):
-        upper_lip, lower_lip = moved[list(contour[0])], moved[list(contour[1])]
-        crossing = np.maximum(upper_lip[:, 1] - lower_lip[:, 1], 0) / 2
-        moved[list(contour[0]), 1] -= crossing
-        moved[list(contour[1]), 1] += crossing
+    canonical = canonical_face().vertices
+    driven = canonical + deviation
+    moved = shape + deviation * proportions
+    upper, lower = UPPER_LIDS, LOWER_LIDS
+    open_share = (driven[lower, 1] - driven[upper, 1]) / (canonical[lower, 1] - canonical[upper, 1])
+    # The tracker reports about a fifth of the opening for a shut eye: that much is taken as shut.
+    open_share = np.where(open_share < 1, (open_share - 0.2) / 0.8, open_share)
+    opening = np.clip(open_share, 0, 1.4)[:, None] * (shape[upper] - shape[lower])
+    moved[upper] = moved[lower] + opening
+    for upper, lower in ((UPPER_INNER_LIP, LOWER_INNER_LIP), (UPPER_OUTER_LIP, LOWER_OUTER_LIP)):
+        crossing = np.maximum(moved[upper, 1] - moved[lower, 1], 0) / 2
+        moved[upper, 1] -= crossing
+        moved[lower, 1] += crossing
     return moved
 
 
@@ -202,22 +207,17 @@ def shut_lips(shape: Floats) -> Floats:
     return shape - canonical_face().jaw_open * gap(shape, INNER_LIPS)
 
 
-def _lid(open_share: float) -> float:
-    # The tracker reports about a fifth of the opening for a shut eye: that much is taken as shut.
-    return min(max((open_share - 0.2) / 0.8, 0.0), 1.4) if open_share < 1 else min(open_share, 1.4)
-
-
 def _length(shape: Floats, start: int, end: int) -> float:
     return float(np.linalg.norm(shape[start] - shape[end]))
 
 
-def _blend(factors: Floats, weight: Floats, target: NDArray[np.floating]) -> None:
+def _blend(factors: Floats, weight: Floats, target: Reals) -> None:
     factors += weight[:, None] * (target - factors)
 
 
 @cache
 def nearness(contour: Contour, *, reach: float) -> Floats:
-    """Return 1 on a contour of the canonical face falling smoothly to 0 at `reach` head units from it, [V]."""
+    """Return weights [V]: 1 on a contour of the canonical face, 0 from `reach` head units on."""
     vertices = canonical_face().vertices[:, :2]
     rim = vertices[list(contour[0] + contour[1])]
     distance = np.linalg.norm(vertices[:, None] - rim, axis=2).min(axis=1)

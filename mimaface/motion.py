@@ -26,7 +26,7 @@ from mimaface.face_mesh import (
     rotation_angles,
     shut_lips,
 )
-from mimaface.types import VERTICES, Floats, Motion, Pixels
+from mimaface.types import VERTICES, Floats, Motion, Pixels, Reals
 
 FROZEN_AFTER_S: Final = 1.0
 CALIBRATION_S: Final = 1.0
@@ -83,9 +83,9 @@ class FaceMeshExtractor:
     def _is_frozen(self, time_s: float, rgb: Pixels) -> bool:
         sample = rgb[::8, ::8].copy()
         previous, self._previous = self._previous, sample
-        if previous is None or previous.shape != sample.shape:
-            self._changed_s = time_s
-        elif cv2.absdiff(previous, sample).mean() > 0.02:  # any sensor's noise is more
+        is_comparable = previous is not None and previous.shape == sample.shape
+        # Any sensor's noise is more than this.
+        if not is_comparable or cv2.absdiff(previous, sample).mean() > 0.02:
             self._changed_s = time_s
         return time_s - self._changed_s >= FROZEN_AFTER_S
 
@@ -121,9 +121,11 @@ class OneEuroFilter:
         `speed_cutoff` (Hz) smooths the speed itself; it is high enough for the onset of a blink.
         """
         self._min_cutoff, self._beta, self._speed_cutoff = min_cutoff, beta, speed_cutoff
-        self.reset()
+        self._time_s = 0.0
+        self._value: NDArray[np.float64] | None = None
+        self._speed = np.zeros(0)
 
-    def __call__(self, time_s: float, value: NDArray[np.floating]) -> NDArray[np.float64]:
+    def __call__(self, time_s: float, value: Reals) -> NDArray[np.float64]:
         """Return the filtered value at a later time."""
         elapsed_s = time_s - self._time_s
         if self._value is None:
@@ -138,9 +140,7 @@ class OneEuroFilter:
 
     def reset(self) -> None:
         """Forget the past."""
-        self._time_s = 0.0
-        self._value: NDArray[np.float64] | None = None
-        self._speed = np.zeros(0)
+        self._value = None
 
 
 def _gain(cutoff: Any, elapsed_s: float) -> Any:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
+Reals = NDArray[np.floating[Any]]  # of either precision
 
 VERTICES = 478
 
@@ -141,16 +142,27 @@ _MOTION_SHAPES: dict[str, tuple[int, ...]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class Crop:
+    """The square of a photo that becomes the avatar's picture, in the photo's pixels."""
+
+    left: int
+    top: int
+    side: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Appearance:
     """The encoded source image; made once per portrait, shared by every clip.
 
     Attributes:
         source: uint8 [H, W, 3], the square crop around the face at the model's size.
+        crop: where in the photo that is.
         motion: the source's own absolute motion, one frame: the pose and expression of the photo.
         mesh: the source as a textured mesh, ready to be moved.
     """
 
     source: Pixels
+    crop: Crop
     motion: Motion
     mesh: SourceMesh
 

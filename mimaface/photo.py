@@ -1,0 +1,135 @@
+"""Reading a photo and finding the one face in it, with a plain word for each thing that is wrong."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from mimaface.errors import (
+    NoFaceError,
+    SeveralFacesError,
+    SmallFaceError,
+    SourceImageError,
+    UnreadableMediaError,
+)
+from mimaface.motion import measure
+from mimaface.types import Crop, Motion, Pixels
+
+MOST_MEGAPIXELS: Final = 8
+SMALLEST_FACE_PX: Final = 96
+DETECTOR_BOX: Final = 1.55  # head units that MediaPipe's face detector spans from brow to chin
+CROP_SIDE: Final = 4.6  # head units: head and shoulders
+CROP_DROP: Final = 0.2  # head units from the middle of the detector's box down to the crop's
+
+
+def read_photo(photo: Path | bytes | Pixels) -> Pixels:
+    """Return the upright RGB picture uint8 [H, W, 3], transparency laid over grey.
+
+    Raises:
+        UnreadableMediaError: the file is missing, damaged or not a picture.
+        SourceImageError: it has more than 8 megapixels.
+    """
+    if isinstance(photo, np.ndarray):
+        if photo.ndim != 3 or photo.shape[2] != 3 or photo.dtype != np.uint8:
+            raise ValueError(f"photo must be uint8 [H, W, 3], found {photo.dtype} {photo.shape}")
+        _check_size(photo.shape[1], photo.shape[0])
+        return photo
+    name = photo if isinstance(photo, Path) else "the picture"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # checked just below
+            opened = Image.open(
+                photo if isinstance(photo, Path) else io.BytesIO(photo),
+                formats=("JPEG", "PNG", "WEBP"),
+            )
+        with opened as image:
+            _check_size(*image.size)
+            upright = ImageOps.exif_transpose(image)
+            if upright.has_transparency_data:
+                rgba = upright.convert("RGBA")
+                grey = Image.new("RGBA", rgba.size, (128, 128, 128, 255))
+                upright = Image.alpha_composite(grey, rgba)
+            return np.asarray(upright.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UnreadableMediaError(
+            f"{name} cannot be read as a JPEG, PNG or WebP picture: {error}"
+        ) from error
+
+
+def _check_size(width_px: int, height_px: int) -> None:
+    megapixels = width_px * height_px / 1e6
+    if megapixels > MOST_MEGAPIXELS:
+        raise SourceImageError(
+            f"the photo has {megapixels:.1f} megapixels, at most {MOST_MEGAPIXELS} are taken: "
+            "make it smaller"
+        )
+
+
+def only_face(picture: Pixels) -> tuple[float, float, float]:
+    """Return centre x, y and height in pixels of the one face.
+
+    Raises:
+        NoFaceError, SeveralFacesError, SmallFaceError: the picture cannot be a portrait.
+    """
+    from mediapipe.python.solutions.face_detection import FaceDetection
+
+    boxes: list[Any] = []
+    for model in (1, 0):  # 1 finds small faces, 0 the ones that fill the picture
+        with FaceDetection(model_selection=model, min_detection_confidence=0.5) as detector:
+            found = detector.process(picture).detections or []
+        boxes = boxes or [one.location_data.relative_bounding_box for one in found]
+    if not boxes:
+        raise NoFaceError(
+            "no face was found in the photo: take one that shows a face from the front"
+        )
+    high, wide = picture.shape[:2]
+    boxes.sort(key=lambda box: -box.height)
+    if len(boxes) > 1 and boxes[1].height > 0.35 * boxes[0].height:
+        raise SeveralFacesError(
+            f"{len(boxes)} faces were found in the photo: crop it to the one that shall be shown"
+        )
+    box = boxes[0]
+    height_px = box.height * high
+    if height_px < SMALLEST_FACE_PX:
+        raise SmallFaceError(
+            f"the face in the photo is {height_px:.0f} pixels high, at least {SMALLEST_FACE_PX} "
+            "are needed: take a closer or larger photo"
+        )
+    return (box.xmin + box.width / 2) * wide, (box.ymin + box.height / 2) * high, height_px
+
+
+def crop_around(face: tuple[float, float, float], shape: tuple[int, ...]) -> Crop:
+    """Return the square around head and shoulders of a face, inside a photo of this shape."""
+    high, wide = shape[:2]
+    x, y, height_px = face
+    unit = height_px / DETECTOR_BOX
+    side = int(min(CROP_SIDE * unit, high, wide))
+    left = round(min(max(x - side / 2, 0), wide - side))
+    top = round(min(max(y + CROP_DROP * unit - side / 2, 0), high - side))
+    return Crop(left=left, top=top, side=side)
+
+
+def measure_photo(crop: Pixels) -> Motion:
+    """Return the absolute motion of the face in a square crop [H, H, 3], one frame.
+
+    Raises:
+        NoFaceError: there is no face to measure.
+    """
+    from mediapipe.python.solutions.face_mesh import FaceMesh
+
+    # In video mode the region of interest converges within a few looks at the same picture.
+    with FaceMesh(max_num_faces=1, refine_landmarks=True) as graph:
+        for _ in range(4):
+            found = graph.process(crop).multi_face_landmarks
+    if not found:
+        raise NoFaceError(
+            "no face could be measured in the photo: take one that shows a face from the front, "
+            "evenly lit and not covered"
+        )
+    landmarks = np.array([(p.x, p.y, p.z) for p in found[0].landmark], np.float32)
+    return measure(0.0, landmarks, aspect=1.0)

@@ -1,0 +1,200 @@
+"""Paints what a photo does not show: skin of shut lids, whole eyeballs, teeth, the wall behind.
+
+It happens once per portrait; drawing a frame only looks the plates up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import cv2
+import numpy as np
+
+from mimaface.face_mesh import EYES, Contour
+from mimaface.render import Plate, samples_px
+from mimaface.types import Floats, Pixels, Reals
+
+CHEEKS: Final = (50, 280, 205, 425)
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """The photo as far as it is needed: uint8 [H', W', 3], and where it lies.
+
+    `corner` is the place of its first texel's corner in pixels of the avatar picture.
+    """
+
+    rgb: Pixels
+    corner: Reals
+    texels_per_px: float
+
+    def to_texels(self, pixels: Reals) -> Floats:
+        """Return pixel coordinates [.., 2] of the avatar picture as texel coordinates."""
+        return ((pixels - self.corner) * self.texels_per_px).astype(np.float32)
+
+    def sample(self, image: Pixels, pixels: Reals) -> Pixels:
+        """Look up an image [H', W', ..] of this canvas at pixel coordinates [h, w, 2]."""
+        texels = self.to_texels(pixels) - np.float32(0.5)
+        return cv2.remap(image, texels, None, cv2.INTER_LINEAR, None, cv2.BORDER_REPLICATE)
+
+
+def _fill(picture: Pixels | Floats, known: Reals) -> Floats:
+    """Fill [H, W, C] smoothly from where `known` [H, W] is 1 into where it is 0.
+
+    Push-pull: average the known part into ever coarser pictures, then fill each from the coarser
+    (S. J. Gortler et al., The Lumigraph, SIGGRAPH 1996).
+    """
+    height, width_px = known.shape
+    picture, known = picture.astype(np.float32), known.astype(np.float32)
+    if min(height, width_px) <= 2 or known.min() >= 1:
+        mean = (picture * known[..., None]).sum((0, 1)) / max(float(known.sum()), 1e-6)
+        return picture * known[..., None] + mean * (1 - known[..., None])
+    half = ((width_px + 1) // 2, (height + 1) // 2)
+    weight = cv2.resize(known, half, interpolation=cv2.INTER_AREA)
+    colour = cv2.resize(picture * known[..., None], half, interpolation=cv2.INTER_AREA)
+    coarse = _fill(colour / np.maximum(weight, 1e-6)[..., None], np.minimum(weight * 4, 1))
+    guess = cv2.resize(coarse, (width_px, height), interpolation=cv2.INTER_LINEAR)
+    return guess + known[..., None] * (picture - guess)
+
+
+def _polygon(shape: tuple[int, ...], points: Reals) -> Pixels:
+    mask = np.zeros(shape[:2], np.uint8)
+    cv2.fillPoly(mask, [np.round(points * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
+    return mask
+
+
+def matte_person(photo: Pixels, oval: Reals) -> Pixels:
+    """Return the matte of the person, uint8 [H, W]; what lies in the oval [O, 2] belongs to it."""
+    from mediapipe.python.solutions.selfie_segmentation import SelfieSegmentation
+
+    with SelfieSegmentation(model_selection=0) as graph:
+        soft = graph.process(photo).segmentation_mask
+    guide = photo.astype(np.float32) / 255
+    radius = max(round(0.015 * max(photo.shape)), 2)
+    soft = cv2.ximgproc.guidedFilter(guide, soft.astype(np.float32), radius, 1e-4)
+    matte = np.clip((soft - 0.25) / 0.5, 0, 1) * 255
+    return np.maximum(matte.astype(np.uint8), _polygon(photo.shape, oval))
+
+
+def paint_background(canvas: Canvas, matte: Pixels, size_px: int) -> tuple[Pixels, Pixels]:
+    """Return the crop without the person [S, S, 3], and where it was seen [S, S]."""
+    reach = max(round(0.012 * max(matte.shape)), 2) * 2 + 1
+    person = cv2.dilate(matte, np.ones((reach, reach), np.uint8))
+    known = (person < 12).astype(np.float32)
+    side = samples_px(size_px)
+    at = (np.arange(side) + 0.5) * size_px / side
+    grid = np.stack(np.meshgrid(at, at), axis=-1)
+    filled = np.clip(_fill(canvas.rgb, known), 0, 255).astype(np.uint8)
+    return canvas.sample(filled, grid), canvas.sample((known * 255).astype(np.uint8), grid)
+
+
+def paint_lids(canvas: Canvas, points: Reals) -> Pixels:
+    """Return the canvas with skin where the eyes [V, 2] (pixels) and their lashes are."""
+    known = np.ones(canvas.rgb.shape[:2], np.float32)
+    texels = canvas.to_texels(points)
+    for upper, lower in EYES:
+        outline = texels[[*upper, *lower[-2:0:-1]]]
+        wide = float(np.linalg.norm(texels[upper[0]] - texels[upper[-1]]))
+        reach = max(round(0.06 * wide), 1) * 2 + 1
+        eye = cv2.dilate(_polygon(known.shape, outline), np.ones((reach, reach), np.uint8))
+        known[eye > 0] = 0
+    return np.clip(_fill(canvas.rgb, known), 0, 255).astype(np.uint8)
+
+
+def paint_eyeball(canvas: Canvas, points: Reals, frame: Reals, eye: Contour, iris: int) -> Plate:
+    """Return an eye as if its lids were away, in eye widths around the middle of its corners.
+
+    Args:
+        canvas: the photo.
+        points: [V, 2], the landmarks in pixels.
+        frame: [2, 3], eye coordinates to pixels (`eye_frame`).
+        eye: the contour of its lids.
+        iris: the vertex in the middle of its iris.
+    """
+    left, top, per_unit, columns, rows = -0.75, -0.6, 96.0, 144, 116
+    texels = np.stack(np.meshgrid(np.arange(columns) + 0.5, np.arange(rows) + 0.5), axis=-1)
+    seen = canvas.sample(
+        canvas.rgb, (texels / per_unit + (left, top)) @ frame[:, :2].T + frame[:, 2]
+    )
+    seen = seen.astype(np.float32)
+    units = (points - frame[:, 2]) @ np.linalg.inv(frame[:, :2]).T
+    on_plate = (units - (left, top)) * per_unit
+
+    outline = on_plate[[*eye[0], *eye[1][-2:0:-1]]]
+    inside = cv2.erode(_polygon(seen.shape, outline), np.ones((7, 7), np.uint8)) / np.float32(255)
+    inside = cv2.blur(inside, (3, 3))
+    centre, rim = on_plate[iris], on_plate[iris + 1 : iris + 5]
+    radius = float(np.linalg.norm(rim - centre, axis=1).max())
+    distance = np.linalg.norm(texels - centre, axis=2)
+    in_iris = np.clip((1.12 * radius - distance) / 2, 0, 1)
+    beside_iris = inside * np.clip((distance - 1.3 * radius) / 2, 0, 1)
+
+    colourful = np.ptp(seen, axis=2)  # skin and corners are, the white is not
+    limit = np.quantile(np.append(colourful[beside_iris > 0.5], 255), 0.5)
+    white = _fill(seen, beside_iris * (colourful <= limit))
+    disc = _complete_iris(seen, inside * in_iris, centre, distance / radius)
+    ball = white + in_iris[..., None] * (disc - white)
+    ball = ball + inside[..., None] * (seen - ball)
+    rgba = np.dstack([np.clip(ball, 0, 255), np.full(distance.shape, 255)]).astype(np.uint8)
+    return Plate(rgba=rgba, left=left, top=top, per_unit=per_unit)
+
+
+def _complete_iris(seen: Floats, known: Reals, centre: Reals, radius: Reals) -> Floats:
+    """Return the iris with what the lids hide: its mirror image, else the mean at that radius."""
+    flip = np.array([[1, 0, 0], [0, -1, 2 * centre[1] - 1]], np.float64)
+    size = seen.shape[1::-1]
+    mirrored = cv2.warpAffine(seen, flip, size)
+    in_mirror = cv2.warpAffine(known.astype(np.float32), flip, size)
+    both = known + (1 - known) * in_mirror
+    disc = mirrored + known[..., None] * (seen - mirrored)
+    bins = np.arange(13)
+    ring = np.minimum(radius * 10, 12).astype(int).ravel()
+    weight = np.bincount(ring, both.ravel(), len(bins))
+    reached = weight > 0.5
+    if not reached.any():
+        return seen
+    for channel in range(3):
+        total = np.bincount(ring, (both * disc[..., channel]).ravel(), len(bins))
+        means = np.interp(bins, bins[reached], total[reached] / weight[reached])
+        mean = np.interp(radius * 10 - 0.5, bins, means)
+        disc[..., channel] = mean + both * (disc[..., channel] - mean)
+    return disc
+
+
+def skin_tone(canvas: Canvas, points: Reals) -> Floats:
+    """Return the colour of the cheeks [3], 0 to 255."""
+    cheeks = canvas.sample(canvas.rgb, points[None, list(CHEEKS)])
+    return np.median(cheeks[0], axis=0).astype(np.float32)
+
+
+def paint_teeth(skin: Floats, *, upper: bool) -> Plate:
+    """Draw a row of teeth in head units around the middle of the inner lips, lit like the skin."""
+    per_unit = 240.0
+    left, top, columns, rows = -0.4, -0.2, 192, 96
+    x = (np.arange(columns) + 0.5) / per_unit + left
+    y = (np.arange(rows) + 0.5) / per_unit + top
+    edges = np.array([0.0, 0.094, 0.166, 0.244, 0.32])  # incisors 8.5 and 6.5 mm, canine, premolar
+    if not upper:
+        edges = edges * 0.72
+    which = np.clip(np.searchsorted(edges, np.abs(x)) - 1, 0, 3)
+    middle = (edges[which] + edges[which + 1]) / 2
+    within = np.clip(1 - np.abs(np.abs(x) - middle) / ((edges[which + 1] - edges[which]) / 2), 0, 1)
+    lengths = np.array([0.035, 0.028, 0.033, 0.022] if upper else [0.0, 0.0, 0.002, 0.0])
+    rounded = 0.012 * (1 - np.minimum(within * 3, 1)) ** 2
+    if upper:
+        edge = lengths[which] - rounded
+        alpha = np.clip((edge[None] - y[:, None]) * per_unit / 2 + 0.5, 0, 1)
+    else:
+        edge = lengths[which] + rounded + 0.012
+        alpha = np.clip((y[:, None] - edge[None]) * per_unit / 2 + 0.5, 0, 1)
+    alpha *= np.abs(x)[None] < edges[-1]
+    light = np.clip(skin.max() * 0.95, 40, 235)
+    tone = light * np.array([1.0, 0.96, 0.88])
+    round_off = 1 - 0.75 * (np.abs(x) / edges[-1]) ** 2  # the row curves away into shadow
+    gaps = 1 - 0.25 * (1 - np.minimum(within * 6, 1)) ** 2
+    shade = (round_off * gaps)[None] * np.ones_like(y)[:, None]
+    if not upper:
+        shade = shade * 0.8
+    rgba = np.dstack([shade[..., None] * tone, alpha * 255])
+    return Plate(rgba=np.clip(rgba, 0, 255).astype(np.uint8), left=left, top=top, per_unit=per_unit)

@@ -1,0 +1,200 @@
+"""The inner loops of drawing, compiled by numba: which triangle is where, and what colour.
+
+They know arrays only; `mimaface.render` says what they mean. They release the GIL, so a frame is
+drawn while other threads go on.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from mimaface.types import Floats, Pixels
+
+SKIN, SURROUND, LEFT_EYE, RIGHT_EYE, MOUTH = range(5)  # kinds of triangles
+
+
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def rasterize(
+    points: Floats, triangles: NDArray[np.int32], height: int, width: int
+) -> tuple[NDArray[np.int32], Floats]:
+    """Find the nearest triangle under every pixel.
+
+    Args:
+        points: float32 [V, 3], x and y in pixels (the centre of the first pixel is 0.5, 0.5) and
+            the depth, which is positive and grows away from the camera.
+        triangles: int32 [T, 3], either winding.
+        height: of the picture in pixels.
+        width: of the picture in pixels.
+
+    Returns:
+        The triangle under each pixel [H, W], -1 where there is none, and the perspective-correct
+        barycentric weights of its corners [H, W, 3].
+    """
+    index = np.full((height, width), np.int32(-1))
+    weights = np.zeros((height, width, 3), np.float32)
+    nearest = np.zeros((height, width), np.float32)  # 1 / depth
+    one = np.float32(1.0)
+    half = np.float32(0.5)
+    edge = np.float32(-1e-4)  # a pixel on a shared edge belongs to both: no cracks
+    for t in range(triangles.shape[0]):
+        a, b, c = triangles[t, 0], triangles[t, 1], triangles[t, 2]
+        ax, ay, bx, by = points[a, 0], points[a, 1], points[b, 0], points[b, 1]
+        cx, cy = points[c, 0], points[c, 1]
+        area = (bx - ax) * (cy - ay) - (cx - ax) * (by - ay)
+        if area == 0.0:
+            continue
+        top = max(int(np.floor(min(ay, by, cy))), 0)
+        bottom = min(int(np.ceil(max(ay, by, cy))), height)
+        left = max(int(np.floor(min(ax, bx, cx))), 0)
+        right = min(int(np.ceil(max(ax, bx, cx))), width)
+        ia, ib, ic = one / points[a, 2], one / points[b, 2], one / points[c, 2]
+        # Barycentric u and v are linear in x: their value at x = 0.5 and their slope.
+        du, dv = (by - cy) / area, (cy - ay) / area
+        for y in range(top, bottom):
+            py = np.float32(y) + half
+            px = np.float32(left) + half
+            u = ((bx - px) * (cy - py) - (cx - px) * (by - py)) / area
+            v = ((cx - px) * (ay - py) - (ax - px) * (cy - py)) / area
+            for x in range(left, right):
+                w = one - u - v
+                if u >= edge and v >= edge and w >= edge:
+                    inverse = u * ia + v * ib + w * ic
+                    if inverse > nearest[y, x]:
+                        nearest[y, x] = inverse
+                        index[y, x] = t
+                        weights[y, x, 0] = u * ia / inverse
+                        weights[y, x, 1] = v * ib / inverse
+                        weights[y, x, 2] = w * ic / inverse
+                u += du
+                v += dv
+    return index, weights
+
+
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def look_up(index, weights, triangles, uv):
+    """Return the texture coordinates of every sample, as `cv2.remap` counts them."""
+    where = np.zeros((*index.shape, 2), np.float32)
+    half = np.float32(0.5)
+    for y in range(index.shape[0]):
+        for x in range(index.shape[1]):
+            t = index[y, x]
+            if t >= 0:
+                a, b, c = triangles[t, 0], triangles[t, 1], triangles[t, 2]
+                wa, wb, wc = weights[y, x, 0], weights[y, x, 1], weights[y, x, 2]
+                where[y, x, 0] = wa * uv[a, 0] + wb * uv[b, 0] + wc * uv[c, 0] - half
+                where[y, x, 1] = wa * uv[a, 1] + wb * uv[b, 1] + wc * uv[c, 1] - half
+    return where
+
+
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def compose(
+    index, weights, triangles, kinds, px_per_sample, person, where, lids, closing, lashes,
+    eye_frames, irises, left_eye, right_eye, teeth_frames, upper_teeth, lower_teeth, cavity,
+    background, seen, trust,
+):  # fmt: skip
+    """Lay the person, with lids, eyes and mouth as they are now, over the background."""
+    one, half, full = np.float32(1), np.float32(0.5), np.float32(255)
+    pixels = np.empty((*index.shape, 3), np.uint8)
+    masks = np.empty((*index.shape, 2), np.uint8)
+    for y in range(index.shape[0]):
+        for x in range(index.shape[1]):
+            t = index[y, x]
+            if t < 0:
+                for channel in range(3):
+                    pixels[y, x, channel] = background[y, x, channel]
+                masks[y, x, 0] = 0
+                masks[y, x, 1] = seen[y, x]
+                continue
+            kind, alpha = kinds[t], one
+            if kind <= SURROUND:
+                r, g, b = (
+                    np.float32(person[y, x, 0]),
+                    np.float32(person[y, x, 1]),
+                    np.float32(person[y, x, 2]),
+                )
+                alpha = np.float32(person[y, x, 3]) / full
+                i, j, k = triangles[t, 0], triangles[t, 1], triangles[t, 2]
+                if closing[i] + closing[j] + closing[k] > np.float32(0.02):
+                    wi, wj, wk = weights[y, x, 0], weights[y, x, 1], weights[y, x, 2]
+                    shut = wi * closing[i] + wj * closing[j] + wk * closing[k]
+                    shut = min(shut * np.float32(1.5), one)
+                    lash = wi * lashes[i] + wj * lashes[j] + wk * lashes[k]
+                    edge = max((lash - np.float32(0.6)) * np.float32(2.5), np.float32(0))
+                    dark = one - np.float32(0.8) * edge * edge
+                    u, v = where[y, x, 0] + half, where[y, x, 1] + half
+                    lid_r, lid_g, lid_b, _ = _sample(lids, u, v)
+                    r = (r + shut * (lid_r - r)) * dark
+                    g = (g + shut * (lid_g - g)) * dark
+                    b = (b + shut * (lid_b - b)) * dark
+            else:
+                px = (np.float32(x) + half) * px_per_sample
+                py = (np.float32(y) + half) * px_per_sample
+                if kind == MOUTH:
+                    r, g, b = _mouth(px, py, teeth_frames, upper_teeth, lower_teeth, cavity)
+                elif kind == LEFT_EYE:
+                    r, g, b = _eye(px, py, eye_frames[0], irises[0], left_eye)
+                else:
+                    r, g, b = _eye(px, py, eye_frames[1], irises[1], right_eye)
+            rest = one - alpha
+            pixels[y, x, 0] = r * alpha + rest * np.float32(background[y, x, 0]) + half
+            pixels[y, x, 1] = g * alpha + rest * np.float32(background[y, x, 1]) + half
+            pixels[y, x, 2] = b * alpha + rest * np.float32(background[y, x, 2]) + half
+            masks[y, x, 0] = alpha * full
+            masks[y, x, 1] = alpha * trust[t] * full + rest * np.float32(seen[y, x])
+    return pixels, masks
+
+
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def _eye(px, py, frame, iris, plate):
+    """Look up the eyeball: the iris moves as a whole, the white around it stretches."""
+    x = frame[0, 0] * px + frame[0, 1] * py + frame[0, 2]
+    y = frame[1, 0] * px + frame[1, 1] * py + frame[1, 2]
+    dx, dy = x - iris[0] - iris[2], y - iris[1] - iris[3]
+    reach = np.sqrt(dx * dx + dy * dy) / iris[4]
+    # All of the shift up to the iris' rim, none from 2.6 radii on: never steep enough to fold.
+    share = min(max((np.float32(2.6) - reach) / np.float32(1.5), np.float32(0)), np.float32(1))
+    r, g, b, _ = _sample(plate, x - share * iris[2], y - share * iris[3])
+    return r, g, b
+
+
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def _mouth(px, py, frames, upper, lower, cavity):
+    """Look up the inside of the mouth: lower teeth before the cavity, upper before both."""
+    r, g, b = cavity[0], cavity[1], cavity[2]
+    for row in (1, 0):
+        frame = frames[row]
+        x = frame[0, 0] * px + frame[0, 1] * py + frame[0, 2]
+        y = frame[1, 0] * px + frame[1, 1] * py + frame[1, 2]
+        tr, tg, tb, ta = _sample(upper if row == 0 else lower, x, y)
+        ta /= np.float32(255)
+        r, g, b = r + ta * (tr - r), g + ta * (tg - g), b + ta * (tb - b)
+    return r, g, b
+
+
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def _sample(image: Pixels, x: float, y: float) -> tuple[float, float, float, float]:
+    """Sample uint8 [h, w, 4] bilinearly at texel coordinates (centre of the first: 0.5, 0.5)."""
+    height, width = image.shape[0], image.shape[1]
+    x = min(max(x - np.float32(0.5), np.float32(0)), np.float32(width - 1.001))
+    y = min(max(y - np.float32(0.5), np.float32(0)), np.float32(height - 1.001))
+    left, top = int(x), int(y)
+    u, v = x - np.float32(left), y - np.float32(top)
+    one = np.float32(1)
+    wa, wb, wc, wd = (one - u) * (one - v), u * (one - v), (one - u) * v, u * v
+    right, below = left + 1, top + 1
+    r = g = b = a = np.float32(0)
+    for row, column, weight in (
+        (top, left, wa),
+        (top, right, wb),
+        (below, left, wc),
+        (below, right, wd),
+    ):
+        r += weight * np.float32(image[row, column, 0])
+        g += weight * np.float32(image[row, column, 1])
+        b += weight * np.float32(image[row, column, 2])
+        a += weight * np.float32(image[row, column, 3])
+    return r, g, b, a
