@@ -6,6 +6,7 @@ the rim of the face over hair, ears and neck to beyond the picture's edge.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -245,11 +246,11 @@ def _triangles() -> tuple[NDArray[np.int32], Pixels]:
     loops = [list(FACE_OVAL)]
     loops += [[VERTICES + r * count + i for i in range(count)] for r in range(len(RINGS))]
     around = []
-    for inner, outer in zip(loops, loops[1:], strict=False):
+    for inner, outer in pairwise(loops):
         for i in range(count):
             j = (i + 1) % count
             around += [(inner[i], inner[j], outer[i]), (inner[j], outer[j], outer[i])]
-    parts = [
+    parts: list[tuple[Any, int]] = [
         (canonical_face().triangles, SKIN),
         (around, SURROUND),
         (_window(EYES[0]), LEFT_EYE),

@@ -1,4 +1,4 @@
-"""Reading a photo and finding the one face in it, with a plain word for each thing that is wrong."""
+"""Reads a photo and finds the one face in it, with a plain word for each thing that is wrong."""
 
 from __future__ import annotations
 

@@ -114,10 +114,8 @@ def paint_eyeball(canvas: Canvas, points: Reals, frame: Reals, eye: Contour, iri
     """
     left, top, per_unit, columns, rows = -0.75, -0.6, 96.0, 144, 116
     texels = np.stack(np.meshgrid(np.arange(columns) + 0.5, np.arange(rows) + 0.5), axis=-1)
-    seen = canvas.sample(
-        canvas.rgb, (texels / per_unit + (left, top)) @ frame[:, :2].T + frame[:, 2]
-    )
-    seen = seen.astype(np.float32)
+    pixels = (texels / per_unit + (left, top)) @ frame[:, :2].T + frame[:, 2]
+    seen = canvas.sample(canvas.rgb, pixels).astype(np.float32)
     units = (points - frame[:, 2]) @ np.linalg.inv(frame[:, :2]).T
     on_plate = (units - (left, top)) * per_unit
 

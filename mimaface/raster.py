@@ -6,13 +6,11 @@ drawn while other threads go on.
 
 from __future__ import annotations
 
-from typing import Any, Final
-
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from mimaface.types import Floats, Pixels
+from mimaface.types import Floats
 
 SKIN, SURROUND, LEFT_EYE, RIGHT_EYE, MOUTH = range(5)  # kinds of triangles
 
@@ -176,7 +174,7 @@ def _mouth(px, py, frames, upper, lower, cavity):
 
 
 @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
-def _sample(image: Pixels, x: float, y: float) -> tuple[float, float, float, float]:
+def _sample(image, x, y):
     """Sample uint8 [h, w, 4] bilinearly at texel coordinates (centre of the first: 0.5, 0.5)."""
     height, width = image.shape[0], image.shape[1]
     x = min(max(x - np.float32(0.5), np.float32(0)), np.float32(width - 1.001))
