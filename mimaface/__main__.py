@@ -292,7 +292,8 @@ def _bench(args: argparse.Namespace) -> dict[str, Any]:
     photo = args.source or min(PORTRAITS.glob("*.jpg"))
     model = load(args.model, size_px=args.size)
     stages = bench(model, photo, frames=args.frames, clock=perf_counter)
-    table = Table("stage", title=f"{args.model} at {args.size}x{args.size}, 0 steps, {machine()}")
+    print(f"{args.model} at {args.size}x{args.size}, 0 denoising steps, on {machine()}")
+    table = Table("stage")
     for heading in ("p50 ms", "p95 ms"):
         table.add_column(heading, justify="right")
     for each in stages:

@@ -79,7 +79,7 @@ def bench(model: Model, photo: Path, *, frames: int, clock: Callable[[], float])
             with stopwatch.stage("animate"):
                 animate(model, [request])
     return [
-        StageTime(stage=stage, p50_ms=float(p50_ms), p95_ms=float(p95_ms))
+        StageTime(stage=stage, p50_ms=round(float(p50_ms), 3), p95_ms=round(float(p95_ms), 3))
         for stage, times_s in stopwatch.times_s.items()
         for p50_ms, p95_ms in [1000 * np.percentile(times_s, (50, 95))]
     ]
