@@ -6,6 +6,7 @@ y down and z away from the camera, in head units. It knows landmarks and shapes,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -62,13 +63,13 @@ class CanonicalFace:
         vertices: [V, 3] in head space, head units.
         triangles: [852, 3]; the eyes and the mouth are holes.
         rigidity: [V], weight of each vertex in the pose fit: 1 on bone, 0 where muscles move.
-        jaw_open: [V, 3], displacement per head unit of gap between the lips.
+        expressions: displacement [V, 3] of each FACS shape at full strength, by its name.
     """
 
     vertices: Floats
     triangles: NDArray[np.int32]
     rigidity: Floats
-    jaw_open: Floats
+    expressions: Mapping[str, Floats]
 
 
 @cache
@@ -77,12 +78,12 @@ def canonical_face() -> CanonicalFace:
     with (files("mimaface") / "assets" / "canonical_face.npz").open("rb") as file:
         stored = np.load(file)
         vertices, triangles = stored["vertices"], stored["triangles"]
-        basis = dict(zip(stored["expression_names"], stored["expression_basis"], strict=True))
-    jaw_open = basis["jawOpen"] / gap(vertices + basis["jawOpen"], INNER_LIPS)
-    most = np.max([np.linalg.norm(shape, axis=1) for shape in basis.values()], axis=0)
+        names, shapes = stored["expression_names"], stored["expression_basis"]
+    most = np.linalg.norm(shapes, axis=2).max(axis=0)
     rigidity = np.clip(1 - most / 0.12, 0.0, 1.0) ** 2
     rigidity[468:] = 0.0
-    return CanonicalFace(vertices, triangles, rigidity.astype(np.float32), jaw_open)
+    expressions = {str(name): shape for name, shape in zip(names, shapes, strict=True)}
+    return CanonicalFace(vertices, triangles, rigidity.astype(np.float32), expressions)
 
 
 @dataclass(frozen=True)
@@ -204,7 +205,8 @@ def retarget(shape: Floats, proportions: Floats, deviation: Floats) -> Floats:
 
 def shut_lips(shape: Floats) -> Floats:
     """Return the shape [V, 3] with its jaw closed until the lips meet."""
-    return shape - canonical_face().jaw_open * gap(shape, INNER_LIPS)
+    jaw_open = canonical_face().expressions["jawOpen"]
+    return shape - jaw_open * (gap(shape, INNER_LIPS) / gap(jaw_open, INNER_LIPS))
 
 
 def _length(shape: Floats, start: int, end: int) -> float:

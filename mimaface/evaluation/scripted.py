@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from typing import Final
 
 import numpy as np
 
+from mimaface.face_mesh import canonical_face
 from mimaface.types import VERTICES, Floats, Motion
 
 # What moves, how far and how often a second; rates without a common beat keep signals apart.
@@ -60,8 +60,6 @@ def scripted_motion(frames: int, *, fps: float = 30.0) -> Motion:
 
 
 def _expression(weights: dict[str, Floats]) -> Floats:
-    with (files("mimaface") / "assets" / "canonical_face.npz").open("rb") as file:
-        stored = np.load(file)
-        names, basis = list(stored["expression_names"]), stored["expression_basis"]
-    moved = sum(np.multiply.outer(weight, basis[names.index(n)]) for n, weight in weights.items())
+    shapes = canonical_face().expressions
+    moved = sum(np.multiply.outer(weight, shapes[name]) for name, weight in weights.items())
     return np.asarray(moved, np.float32).reshape(-1, 3 * VERTICES)

@@ -1,0 +1,260 @@
+"""Motion from frames, relative motion, and what bridges its gaps."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mimaface.errors import UnreadableMediaError
+from mimaface.evaluation.metrics import signals
+from mimaface.face_mesh import EYES, INNER_LIPS, canonical_face, gap
+from mimaface.motion import FaceMeshExtractor, OneEuroFilter, RelativeMotion, relative_ahead
+from mimaface.photo import read_photo
+from mimaface.types import Motion, Pixels
+from mimaface.video import VideoReader
+
+FPS = 30
+
+
+@pytest.fixture
+def extractor() -> Iterator[FaceMeshExtractor]:
+    made = FaceMeshExtractor()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def face(portrait: Path) -> Motion:
+    """One frame of absolute motion of a real tracker."""
+    extractor = FaceMeshExtractor()
+    seen = extractor.extract(0.0, read_photo(portrait))
+    extractor.close()
+    assert seen.valid[0]
+    return seen
+
+
+def at(face: Motion, time_s: float, *, yaw: float = 0.0, **shapes: float) -> Motion:
+    """The face at another time, turned and with an expression."""
+    moved = sum(
+        (weight * canonical_face().expressions[name].ravel() for name, weight in shapes.items()),
+        np.zeros_like(face.expression[0]),
+    )
+    return replace(
+        face,
+        time_s=np.array([time_s]),
+        rotation=face.rotation + np.array([[0, yaw, 0]], np.float32),
+        expression=face.expression + moved.astype(np.float32),
+    )
+
+
+def noisy(picture: Pixels, seed: int) -> Pixels:
+    """The picture with the grain of a sensor."""
+    grain = np.random.default_rng(seed).normal(0, 3, picture.shape)
+    return np.clip(picture + grain, 0, 255).astype(np.uint8)
+
+
+def calibrated(face: Motion) -> tuple[RelativeMotion, float]:
+    relative = RelativeMotion()
+    for index in range(FPS + 1):
+        relative.push(at(face, index / FPS))
+    return relative, (FPS + 1) / FPS
+
+
+def mouth(relative: Motion) -> float:
+    return gap(canonical_face().vertices + relative.expression[0].reshape(-1, 3), INNER_LIPS)
+
+
+def test_a_turned_portrait_is_measured_as_turned(driving_clip: Path) -> None:
+    with VideoReader(driving_clip) as video:
+        extractor = FaceMeshExtractor()
+        motion = Motion.concatenate([extractor.extract(*frame) for frame in video])
+        extractor.close()
+    assert motion.valid.all()
+    assert np.ptp(signals(motion).yaw) > 0.3
+    assert np.ptp(signals(motion).mouth_opening) > 0.1
+
+
+def test_a_frame_without_a_face_is_not_valid(extractor: FaceMeshExtractor) -> None:
+    wall = np.random.default_rng(0).integers(0, 60, (240, 320, 3), np.uint8)
+    assert not extractor.extract(0.0, wall).valid[0]
+
+
+def test_a_black_picture_is_not_valid(extractor: FaceMeshExtractor) -> None:
+    assert not extractor.extract(0.0, np.zeros((240, 320, 3), np.uint8)).valid[0]
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (2, 300, 3), (7, 5, 3)])
+def test_a_frame_of_a_few_pixels_is_not_valid(
+    extractor: FaceMeshExtractor, shape: tuple[int, int, int]
+) -> None:
+    assert not extractor.extract(0.0, np.full(shape, 90, np.uint8)).valid[0]
+
+
+def test_a_frame_that_is_no_picture_is_refused(extractor: FaceMeshExtractor) -> None:
+    with pytest.raises(ValueError, match="uint8"):
+        extractor.extract(0.0, np.zeros((8, 8), np.uint8))
+
+
+def test_a_frozen_camera_counts_as_lost_after_a_second(
+    extractor: FaceMeshExtractor, portrait: Path
+) -> None:
+    picture = read_photo(portrait)
+    valid = [extractor.extract(i / 10, picture).valid[0] for i in range(15)]
+    assert all(valid[:10])
+    assert not any(valid[10:])
+
+
+def test_a_living_camera_before_a_still_person_does_not_count_as_lost(
+    extractor: FaceMeshExtractor, portrait: Path
+) -> None:
+    picture = read_photo(portrait)
+    assert all(extractor.extract(i / 10, noisy(picture, i)).valid[0] for i in range(15))
+
+
+def test_the_size_of_the_picture_may_change_between_frames(
+    extractor: FaceMeshExtractor, portrait: Path
+) -> None:
+    picture = read_photo(portrait)
+    before = extractor.extract(0.0, picture)
+    after = extractor.extract(0.1, picture[::2, ::2])
+    assert after.valid[0]
+    np.testing.assert_allclose(after.rotation, before.rotation, atol=0.06)
+
+
+def test_calibration_takes_the_first_valid_second(face: Motion) -> None:
+    relative = RelativeMotion()
+    relative.push(Motion.missing(0.0))
+    assert relative.calibration == 0
+    relative.push(at(face, 5.0))
+    relative.push(at(face, 5.5))
+    assert relative.calibration == pytest.approx(0.5, abs=0.01)
+    relative.push(at(face, 6.0))
+    assert relative.calibration == 1
+
+
+def test_the_neutral_face_does_not_deviate(face: Motion) -> None:
+    relative, time_s = calibrated(face)
+    still = relative.push(at(face, time_s))
+    assert np.abs(still.rotation).max() < 1e-3
+    assert np.abs(still.gaze).max() < 1e-3
+    assert still.is_relative
+
+
+def test_the_lips_are_shut_in_the_neutral_even_when_the_driver_spoke(face: Motion) -> None:
+    relative = RelativeMotion()
+    for index in range(FPS + 1):
+        relative.push(at(face, index / FPS, jawOpen=0.5))
+    spoken = [relative.push(at(face, 1.1 + i / FPS, jawOpen=0.5)) for i in range(5)][-1]
+    assert mouth(spoken) > 0.1
+    silent = [relative.push(at(face, 1.3 + i / FPS)) for i in range(15)][-1]
+    assert mouth(silent) < 0.04
+
+
+def test_a_blink_passes_the_filter(face: Motion) -> None:
+    relative, time_s = calibrated(face)
+    openings = []
+    for index, weight in enumerate([0, 0, 0.5, 1, 1, 0.5, 0, 0]):
+        shown = relative.push(at(face, time_s + index / FPS, eyeBlink_L=weight, eyeBlink_R=weight))
+        shape = canonical_face().vertices + shown.expression[0].reshape(-1, 3)
+        openings.append(np.mean([gap(shape, eye) for eye in EYES]))
+    assert min(openings) < 0.25 * openings[0]
+
+
+def test_noise_of_a_resting_value_is_damped() -> None:
+    noise = np.random.default_rng(0).normal(0, 0.002, 300)
+    smooth = OneEuroFilter(min_cutoff=2.0, beta=8.0)
+    calm = [smooth(index / FPS, np.array([value]))[0] for index, value in enumerate(noise)]
+    assert np.std(calm) < 0.7 * np.std(noise)
+
+
+def test_a_fast_movement_is_followed_without_lag() -> None:
+    smooth = OneEuroFilter(min_cutoff=2.0, beta=8.0)
+    turn = np.clip(np.arange(20) / 5 - 1, 0, 1) * 0.6  # rad, within a sixth of a second
+    shown = [smooth(index / FPS, np.array([value]))[0] for index, value in enumerate(turn)]
+    assert shown[9] > 0.8 * turn[9]
+
+
+def test_a_lost_face_is_held_then_eases_to_idle_within_a_second(face: Motion) -> None:
+    relative, time_s = calibrated(face)
+    for index in range(10):
+        turned = relative.push(at(face, time_s + index / FPS, yaw=0.3))
+    lost_s = time_s + 10 / FPS
+    yaws = [
+        float(relative.push(Motion.missing(lost_s + i / FPS)).rotation[0, 1]) for i in range(FPS)
+    ]
+    assert yaws[3] == pytest.approx(turned.rotation[0, 1])
+    assert yaws[-1] == 0
+    assert np.abs(np.diff(yaws)).max() < 0.3 / 8
+
+
+def test_a_returning_face_comes_back_without_a_jump(face: Motion) -> None:
+    relative, time_s = calibrated(face)
+    for index in range(FPS * 2):
+        relative.push(Motion.missing(time_s + index / FPS))
+    back_s = time_s + 2
+    yaws = [
+        float(relative.push(at(face, back_s + i / FPS, yaw=0.4)).rotation[0, 1]) for i in range(20)
+    ]
+    assert np.abs(np.diff([0.0, *yaws])).max() < 0.4 / 5
+    assert yaws[-1] == pytest.approx(0.4, abs=0.01)
+
+
+def test_recalibration_takes_a_new_neutral_without_a_jump(face: Motion) -> None:
+    relative, time_s = calibrated(face)
+    for index in range(10):
+        relative.push(at(face, time_s + index / FPS, yaw=0.4))
+    relative.recalibrate()
+    assert relative.calibration == 0
+    yaws = [
+        float(relative.push(at(face, time_s + (10 + i) / FPS, yaw=0.4)).rotation[0, 1])
+        for i in range(FPS + 5)
+    ]
+    assert np.abs(np.diff([0.4, *yaws])).max() < 0.4 / 5
+    assert yaws[-1] == pytest.approx(0, abs=0.01)
+    assert relative.calibration == 1
+
+
+def test_after_a_long_loss_the_neutral_is_taken_anew(face: Motion) -> None:
+    relative, time_s = calibrated(face)
+    relative.push(Motion.missing(time_s))
+    relative.push(at(face, time_s + 10, yaw=0.4))
+    assert relative.calibration < 1
+
+
+def test_after_a_short_loss_the_neutral_stays(face: Motion) -> None:
+    relative, time_s = calibrated(face)
+    relative.push(Motion.missing(time_s))
+    relative.push(at(face, time_s + 2, yaw=0.4))
+    assert relative.calibration == 1
+
+
+def test_a_recording_is_driven_from_a_neutral_known_ahead(face: Motion) -> None:
+    frames = [(at(face, i / FPS, yaw=0.3 if i < 5 else 0.0), i) for i in range(60)]
+    driven = list(relative_ahead(iter(frames)))
+    assert [payload for _, payload in driven] == list(range(60))
+    assert driven[0][0].rotation[0, 1] > 0.2
+    assert RelativeMotion().push(frames[0][0]).rotation[0, 1] == 0
+
+
+def test_motion_survives_a_file(face: Motion, tmp_path: Path) -> None:
+    path = tmp_path / "motion.npz"
+    Motion.concatenate([face, at(face, 1.0, yaw=0.2)]).save(path)
+    loaded = Motion.load(path)
+    assert len(loaded) == 2
+    np.testing.assert_array_equal(loaded.expression[0], face.expression[0])
+    assert not loaded.is_relative
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04broken"])
+def test_a_file_that_holds_no_motion_is_named(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "motion.npz"
+    path.write_bytes(content)
+    with pytest.raises(UnreadableMediaError, match=r"motion\.npz"):
+        Motion.load(path)
+
+
+def test_motion_of_wrong_shape_is_refused(face: Motion) -> None:
+    with pytest.raises(ValueError, match="gaze"):
+        replace(face, gaze=np.zeros((1, 3), np.float32))

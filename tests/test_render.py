@@ -1,0 +1,179 @@
+"""Drawing a portrait: the rasteriser, and what the moved picture must and must not show."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from mimaface.appearance import encode_photo
+from mimaface.evaluation.metrics import signals
+from mimaface.face_mesh import canonical_face
+from mimaface.motion import FaceMeshExtractor
+from mimaface.raster import rasterize
+from mimaface.render import render
+from mimaface.types import Appearance, Condition, Motion, Pixels
+
+TURNS = [(0.0, 0.52, 0.0), (0.0, -0.52, 0.0), (0.35, 0.0, 0.0), (-0.35, 0.0, 0.0), (0.2, 0.4, 0.2)]
+
+
+@pytest.fixture(scope="module", params=[256, 512])
+def appearance(request: pytest.FixtureRequest, portrait: Path) -> Appearance:
+    return encode_photo(portrait, size_px=request.param)
+
+
+def pose(
+    *, turn: tuple[float, float, float] = (0, 0, 0), gaze: float = 0.0, **shapes: float
+) -> Motion:
+    expression = sum(
+        (weight * canonical_face().expressions[name].ravel() for name, weight in shapes.items()),
+        np.zeros(canonical_face().vertices.size),
+    )
+    return replace(
+        Motion.missing(0.0),
+        rotation=np.array([turn], np.float32),
+        gaze=np.array([[gaze, 0, gaze, 0]], np.float32),
+        expression=expression[None].astype(np.float32),
+        is_relative=True,
+    )
+
+
+def draw(appearance: Appearance, motion: Motion) -> Condition:
+    return render(appearance.mesh, motion)
+
+
+def measured(picture: Pixels) -> Motion:
+    extractor = FaceMeshExtractor()
+    for time_s in (0.0, 0.1, 0.2):  # the tracker settles
+        seen = extractor.extract(time_s, picture)
+    extractor.close()
+    assert seen.valid[0], "no face in the render"
+    return seen
+
+
+def test_the_nearer_triangle_wins_in_either_order() -> None:
+    far = [[0, 0, 9], [40, 0, 9], [0, 40, 9]]
+    near = [[0, 0, 2], [40, 0, 2], [0, 40, 2]]
+    points = np.array(far + near, np.float32)
+    for order in ([[0, 1, 2], [3, 4, 5]], [[3, 4, 5], [0, 1, 2]]):
+        index, _ = rasterize(points, np.array(order, np.int32), 32, 32)
+        assert order[index[5, 5]] == [3, 4, 5]
+
+
+def test_neighbouring_triangles_leave_no_crack() -> None:
+    rng = np.random.default_rng(0)
+    side = 24
+    x, y = np.meshgrid(np.linspace(-2, 66, side), np.linspace(-2, 66, side))
+    jitter = rng.uniform(-1, 1, (2, side, side))
+    depth = rng.uniform(3, 4, (side, side))
+    points = np.stack([x + jitter[0], y + jitter[1], depth], axis=-1).reshape(-1, 3)
+    corner = (np.arange(side - 1)[:, None] * side + np.arange(side - 1)).ravel()
+    triangles = np.concatenate(
+        [
+            np.stack([corner, corner + 1, corner + side], 1),
+            np.stack([corner + 1, corner + side + 1, corner + side], 1),
+        ]
+    )
+    index, weights = rasterize(points.astype(np.float32), triangles.astype(np.int32), 64, 64)
+    assert (index >= 0).all()
+    np.testing.assert_allclose(weights.sum(axis=2), 1, atol=1e-4)
+
+
+def test_weights_are_correct_in_perspective() -> None:
+    # A floor that recedes from depth 1 to depth 3: half way up the picture it is at depth 1.5.
+    points = np.array([[0, 64, 1], [64, 64, 1], [32, 0, 3]], np.float32)
+    _, weights = rasterize(points, np.array([[0, 1, 2]], np.int32), 64, 64)
+    far = weights[32, 32, 2]
+    expected_inverse = (1 - 31.5 / 64) * (1 / 3) + (31.5 / 64)
+    assert far == pytest.approx((31.5 / 64) * 0 + (1 - 31.5 / 64) / 3 / expected_inverse, abs=0.01)
+
+
+def test_without_motion_the_portrait_is_itself(appearance: Appearance) -> None:
+    drawn = draw(appearance, pose()).render[0]
+    error = (drawn.astype(float) - appearance.source) ** 2
+    assert 10 * np.log10(255**2 / error.mean()) > 30
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_a_turned_head_has_no_cracks(
+    appearance: Appearance, turn: tuple[float, float, float]
+) -> None:
+    coverage = draw(appearance, pose(turn=turn)).coverage[0]
+    around = cv2.medianBlur(coverage, 5)
+    assert not ((around > 250) & (coverage < 128)).any()
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_a_turned_head_turns_for_the_tracker_too(
+    appearance: Appearance, turn: tuple[float, float, float]
+) -> None:
+    before, after = (
+        measured(draw(appearance, pose(turn=at)).render[0]) for at in ((0, 0, 0), turn)
+    )
+    np.testing.assert_allclose((after.rotation - before.rotation)[0], turn, atol=0.16)
+
+
+def test_the_background_stays_where_it_is(appearance: Appearance) -> None:
+    still, turned = (draw(appearance, pose(turn=turn)) for turn in ((0, 0, 0), (0.1, 0.4, 0.1)))
+    behind = (still.coverage[0] == 0) & (turned.coverage[0] == 0)
+    assert behind.mean() > 0.15
+    assert (still.render[0][behind] == turned.render[0][behind]).all()
+
+
+def test_shoulders_rest_while_the_head_turns(appearance: Appearance) -> None:
+    still, turned = (
+        draw(appearance, pose(turn=turn)).render[0] for turn in ((0, 0, 0), (0, 0.4, 0))
+    )
+    size = appearance.mesh.size_px
+    moved = np.abs(still.astype(int) - turned).mean(axis=(1, 2))
+    assert moved[-size // 16 :].mean() < 0.15 * moved[size // 4 : size // 2].mean()
+
+
+def test_the_mouth_opens_onto_a_dark_gap(appearance: Appearance) -> None:
+    shut, opened = (draw(appearance, pose(jawOpen=weight)) for weight in (0, 0.7))
+    x, y = measured(opened.render[0]).landmarks[0, [13, 14], :2].mean(axis=0)
+    row, column = (int(v * appearance.mesh.size_px) for v in (y, x))
+    assert opened.render[0][row, column].mean() < 0.6 * shut.render[0][row, column].mean()
+    assert opened.confidence[0][row, column] < 200
+    gaps = [signals(measured(c.render[0])).mouth_opening[0] for c in (shut, opened)]
+    assert gaps[1] > gaps[0] + 0.1
+
+
+def test_eyes_shut_with_skin(appearance: Appearance) -> None:
+    opened, shut = (
+        draw(appearance, pose(eyeBlink_L=weight, eyeBlink_R=weight)).render[0] for weight in (0, 1)
+    )
+    closures = [-signals(measured(picture)).eye_closure[0] for picture in (opened, shut)]
+    assert closures[1] < 0.6 * closures[0]
+    # Where the iris was there is now the colour of the lid above it, not a squeezed eye.
+    seen = measured(opened).landmarks[0] * appearance.mesh.size_px
+    for iris, brow in ((468, 105), (473, 334)):
+        x, y = (int(v) for v in seen[iris, :2])
+        lid_y = int((seen[iris, 1] + seen[brow, 1]) / 2)
+        lid = opened[lid_y, x].astype(float)
+        assert np.abs(shut[y - 1, x] - lid).mean() < 0.6 * np.abs(opened[y, x] - lid).mean()
+
+
+def test_the_gaze_moves_the_irises(appearance: Appearance) -> None:
+    left, right = (
+        signals(measured(draw(appearance, pose(gaze=angle)).render[0])).gaze[0]
+        for angle in (-0.3, 0.3)
+    )
+    assert right > left + 0.2
+
+
+def test_frames_of_a_clip_are_drawn_as_if_alone(appearance: Appearance) -> None:
+    moves = [pose(turn=(0.1, 0.2, 0)), pose(jawOpen=0.5), pose(eyeBlink_L=1)]
+    together = draw(appearance, Motion.concatenate(moves)).render
+    alone = np.concatenate([draw(appearance, move).render for move in moves])
+    np.testing.assert_array_equal(together, alone)
+
+
+def test_wild_motion_still_gives_a_picture(appearance: Appearance) -> None:
+    wild = replace(
+        pose(turn=(3.0, -9.0, 2.0), gaze=7.0, jawOpen=20.0),
+        translation=np.array([[90, -50, 3]], np.float32),
+    )
+    drawn = draw(appearance, wild).render[0]
+    assert drawn.std() > 10
