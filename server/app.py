@@ -71,10 +71,12 @@ class Services:
 
     async def close_call(self, call: Call) -> None:
         """End a call and wait for its thread."""
-        self.calls.remove(call.id)
-        if call.peer is not None:
-            await call.peer.close()
-        await self.run(call.live.close)
+        if not self.calls.remove(call):
+            return
+        async with call.is_changing:
+            if call.peer is not None:
+                await call.peer.close()
+            await self.run(call.live.close)
         logger.info("call %s ended: %s", call.id[:6], call.live.stats(_now_s()))
 
 
@@ -161,7 +163,10 @@ async def _sweep(services: Services) -> None:
         await asyncio.sleep(_SWEEP_S)
         services.sources.sweep(_now_s())
         for call in services.calls.expired(_now_s()):
-            await services.close_call(call)
+            try:
+                await services.close_call(call)
+            except Exception:
+                logger.exception("call %s did not end cleanly", call.id[:6])
 
 
 def _now_s() -> float:
@@ -289,14 +294,16 @@ async def connect_session(request: Request) -> Response:
         offer = (await _read_body(request, MAX_OFFER_BYTES)).decode()
     except UnicodeDecodeError as error:
         raise HTTPException(422, "This is not a session description.") from error
-    if call.peer is not None:
-        await call.peer.close()
-    peer = call.peer = _make_peer(services, call)
-    try:
-        answer = await peer.answer(offer)
-    except OfferError as error:
-        await peer.close()
-        raise HTTPException(422, str(error)) from error
+    async with call.is_changing:
+        call = _find_call(request)  # it may have ended meanwhile
+        if call.peer is not None:
+            await call.peer.close()
+        peer = call.peer = _make_peer(services, call)
+        try:
+            answer = await peer.answer(offer)
+        except OfferError as error:
+            await peer.close()
+            raise HTTPException(422, str(error)) from error
     return Response(answer, 201, media_type="application/sdp")
 
 

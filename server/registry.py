@@ -5,6 +5,7 @@ All of it is bounded, uploads and calls expire; the event loop alone touches it.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -84,16 +85,18 @@ class Call:
         source: the portrait driven now.
         live: the avatar.
         marker: carries test counters, if the server measures latency.
-        peer: the connection, if there is one.
         expires_s: when the call ends unless it is connected by then.
+        peer: the connection, if there is one.
+        is_changing: held while the connection is replaced or the call ends.
     """
 
     id: str
     source: Source
     live: LiveSession
     marker: LatencyMarker | None
-    peer: Peer | None = None
     expires_s: float
+    peer: Peer | None = None
+    is_changing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class Calls:
@@ -120,9 +123,9 @@ class Calls:
         """Return a call."""
         return self._calls.get(call_id)
 
-    def remove(self, call_id: str) -> Call | None:
-        """Forget a call; the caller closes it."""
-        return self._calls.pop(call_id, None)
+    def remove(self, call: Call) -> bool:
+        """Forget a call; return whether it was still held, and so is the caller's to close."""
+        return self._calls.pop(call.id, None) is not None
 
     def expired(self, now_s: float) -> list[Call]:
         """Return the calls that have been without a connection for too long."""

@@ -23,10 +23,10 @@ class Clock:
 
 
 def portrait(shade: int, size_px: int = 64) -> Appearance:
-    """A portrait of one shade; it has no mesh, `paint` needs none."""
+    """A portrait of one shade, as much of it as `paint` needs."""
     source = np.full((size_px, size_px, 3), shade, np.uint8)
-    mesh: Any = None
-    return Appearance(source=source, motion=Motion.missing(0.0), mesh=mesh)
+    nothing: Any = None
+    return Appearance(source=source, crop=nothing, motion=Motion.missing(0.0), mesh=nothing)
 
 
 def absolute_motion(time_s: float, *, is_valid: bool = True, mouth: float = 0.0) -> Motion:

@@ -1,6 +1,8 @@
 """Portraits, uploads and calls: bounded and expiring."""
 
-from server.registry import Source, Sources, new_id
+from typing import Any
+
+from server.registry import Call, Calls, Source, Sources, new_id
 from tests.fakes import portrait
 
 
@@ -32,3 +34,34 @@ def test_pictures_of_uploads_are_found_by_their_id_alone() -> None:
     assert source("ada", is_private=False).url == "/v1/portraits/ada.jpg"
     assert len({new_id() for _ in range(100)}) == 100
     assert len(new_id()) >= 22  # 128 bits
+
+
+def call(call_id: str, *, expires_s: float, peer: Any = None) -> Call:
+    live: Any = None  # the registry looks at neither
+    return Call(
+        id=call_id, source=source("u1"), live=live, marker=None, peer=peer, expires_s=expires_s
+    )
+
+
+def test_a_call_without_a_connection_expires() -> None:
+    calls = Calls(max_sessions=3)
+    waiting, connected, late = (
+        call("waiting", expires_s=10),
+        call("connected", expires_s=10, peer=object()),
+        call("late", expires_s=20),
+    )
+    for each in (waiting, connected, late):
+        calls.add(each)
+    assert calls.is_full
+    assert calls.expired(9) == []
+    assert calls.expired(15) == [waiting]
+
+
+def test_a_call_is_removed_once() -> None:
+    calls = Calls(max_sessions=1)
+    one = call("one", expires_s=0)
+    calls.add(one)
+    assert calls.remove(one)
+    assert not calls.remove(one)
+    assert calls.get("one") is None
+    assert not calls.is_full

@@ -421,6 +421,25 @@ def test_a_second_offer_replaces_the_connection_and_keeps_the_session(
     call(url, script)
 
 
+def test_of_two_offers_at_once_one_connection_stays(
+    url: str, session: str, driver: list[Pixels]
+) -> None:
+    async def script(client: httpx.AsyncClient) -> None:
+        pages = [Page(driver), Page(driver)]
+        await asyncio.gather(*(page.call(client, session) for page in pages))
+        live = [asyncio.create_task(page.message(type="state", state="live")) for page in pages]
+        done, other = await asyncio.wait(live, return_when=asyncio.FIRST_COMPLETED)
+        assert (len(done), len(other)) == (1, 1)
+        replaced = pages[live.index(other.pop())]
+        assert replaced.messages.empty()
+        for page in pages:
+            await page.connection.close()
+        for task in live:
+            task.cancel()
+
+    call(url, script)
+
+
 def test_deleting_a_session_hangs_up(url: str, session: str, driver: list[Pixels]) -> None:
     async def script(client: httpx.AsyncClient) -> None:
         page = Page(driver)
