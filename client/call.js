@@ -240,55 +240,91 @@ function until(isDone, events, signal) {
 /**
  * @param {AbortSignal} signal
  * @param {number} ms
+ * @returns {AbortSignal} the same, but at the latest after so long
  */
 const within = (signal, ms) => AbortSignal.any([signal, AbortSignal.timeout(ms)]);
 
-/** Wait for the local candidates, and go on with those there are when it takes too long. */
+/**
+ * Wait for the local candidates, and go on with those there are when it takes too long.
+ *
+ * @param {RTCPeerConnection} peer
+ * @param {AbortSignal} signal
+ */
 async function gathered(peer, signal) {
   const isDone = () => peer.iceGatheringState === "complete";
-  const events = [[peer, "icegatheringstatechange"]];
-  await until(isDone, events, within(signal, GATHER_MS)).catch(() => signal.throwIfAborted());
+  const enough = within(signal, GATHER_MS);
+  await until(isDone, [[peer, "icegatheringstatechange"]], enough).catch(() =>
+    signal.throwIfAborted(),
+  );
 }
 
+/**
+ * @param {RTCPeerConnection} peer
+ * @param {RTCDataChannel} ctrl
+ */
 const isUp = (peer, ctrl) => peer.connectionState === "connected" && ctrl.readyState === "open";
 
+/**
+ * @param {RTCPeerConnection} peer
+ * @param {RTCDataChannel} ctrl
+ */
 const isOver = (peer, ctrl) =>
   ["failed", "closed"].includes(peer.connectionState) || ctrl.readyState === "closed";
 
-const connectionEvents = (peer, ctrl) => [
+/**
+ * @param {RTCPeerConnection} peer
+ * @param {RTCDataChannel} ctrl
+ * @returns {[EventTarget, string][]} after which the two above may have changed
+ */
+const changes = (peer, ctrl) => [
   [peer, "connectionstatechange"],
   [ctrl, "open"],
   [ctrl, "close"],
 ];
 
+/**
+ * @param {RTCPeerConnection} peer
+ * @param {RTCDataChannel} ctrl
+ * @param {AbortSignal} signal
+ */
 async function established(peer, ctrl, signal) {
   const isDecided = () => isUp(peer, ctrl) || isOver(peer, ctrl);
-  const events = connectionEvents(peer, ctrl);
-  await until(isDecided, events, within(signal, ESTABLISH_MS)).catch(() => signal.throwIfAborted());
+  const inTime = within(signal, ESTABLISH_MS);
+  await until(isDecided, changes(peer, ctrl), inTime).catch(() => signal.throwIfAborted());
   if (!isUp(peer, ctrl)) {
     throw new Error("The server answers, but no video gets through. A firewall may block UDP.");
   }
 }
 
-/** Wait until the connection is gone; a short interruption that heals does not count. */
+/**
+ * Wait until the connection is gone; a short interruption that heals does not count.
+ *
+ * @param {RTCPeerConnection} peer
+ * @param {RTCDataChannel} ctrl
+ * @param {AbortSignal} signal
+ */
 async function lost(peer, ctrl, signal) {
-  const events = connectionEvents(peer, ctrl);
+  const isDecided = () => isUp(peer, ctrl) || isOver(peer, ctrl);
   try {
     while (!isOver(peer, ctrl)) {
-      await until(() => !isUp(peer, ctrl), events, signal);
-      const isDecided = () => isUp(peer, ctrl) || isOver(peer, ctrl);
-      await until(isDecided, events, within(signal, DISCONNECTED_MS));
+      await until(() => !isUp(peer, ctrl), changes(peer, ctrl), signal);
+      await until(isDecided, changes(peer, ctrl), within(signal, DISCONNECTED_MS));
     }
   } catch {
     // The call was ended, or the interruption took too long.
   }
 }
 
-/** Wait, but not once the network is back. */
+/**
+ * Wait, but not once the network is back.
+ *
+ * @param {number} ms
+ * @param {AbortSignal} signal
+ */
 async function waitOrOnline(ms, signal) {
   const over = within(signal, ms);
   await new Promise((resolve) => {
-    if (over.aborted) resolve();
+    if (over.aborted) return resolve();
     over.addEventListener("abort", resolve);
     globalThis.addEventListener("online", resolve, { signal: over });
   });

@@ -4,6 +4,7 @@ import { fetchConfig, fetchPortraits, uploadPhoto } from "./api.js";
 import { Call } from "./call.js";
 import { helpFor, listCameras, openCamera, rememberCamera } from "./camera.js";
 
+/** @returns {any} an element that index.html has; which kind it is, its name tells */
 const $ = (/** @type {string} */ id) => document.getElementById(id);
 
 const PHOTO_TYPES = ["image/jpeg", "image/png", "image/webp"];
@@ -63,7 +64,7 @@ function show() {
   document.body.dataset.state = now;
   const hint = camera?.muted && !isPaused ? "Your system has paused the camera" : HINT[now];
   // Unchanged text is left alone, so that a screen reader does not read it again.
-  setText($("status"), STATUS[now]);
+  setText($("status"), portrait ? STATUS[now] : "Loading");
   setText($("hint"), hint ?? "");
   setText($("start-label"), phase === "asking" ? "Allow the camera" : "Go live");
   $("start").disabled = !portrait || phase !== "idle";
@@ -195,29 +196,35 @@ async function start() {
 
 /** @param {Call} placed */
 function listenTo(placed) {
-  const on = (type, act) => placed.addEventListener(type, ({ detail }) => act(detail));
-  on("avatar", showAvatar);
-  on("connected", () => {
-    phase = "live";
-    show();
-  });
-  on("reconnecting", () => {
-    phase = "reconnecting";
-    state = "waiting";
-    delete $("avatar-frame").dataset.isMoving; // A lost connection leaves the video black.
-    show();
-  });
-  on("state", (message) => {
-    state = message.state;
-    showCalibration(message.calibration);
-    show();
-  });
-  on("figures", showFigures);
-  on("refused", (advice) => showHelp({ title: "That did not work", advice }));
-  on("failed", (advice) => {
-    stop();
-    showHelp({ title: "The call has ended", advice });
-  });
+  const handlers = {
+    avatar: showAvatar,
+    connected() {
+      phase = "live";
+      show();
+    },
+    reconnecting() {
+      phase = "reconnecting";
+      state = "waiting";
+      delete $("avatar-frame").dataset.isMoving; // A lost connection leaves the video black.
+      show();
+    },
+    state(message) {
+      state = message.state;
+      showCalibration(message.calibration);
+      show();
+    },
+    figures: showFigures,
+    refused(advice) {
+      showHelp({ title: "That did not work", advice });
+    },
+    failed(advice) {
+      stop();
+      showHelp({ title: "The call has ended", advice });
+    },
+  };
+  for (const [type, handle] of Object.entries(handlers)) {
+    placed.addEventListener(type, (/** @type {CustomEvent} */ event) => handle(event.detail));
+  }
 }
 
 function stop() {
@@ -260,11 +267,11 @@ function toggleFullscreen() {
 
 /** Open the camera that is to be used, in place of the one before. */
 async function useCamera() {
-  const opened = await openCamera();
-  camera?.stop();
-  camera = opened;
+  camera?.stop(); // Phones open one camera at a time.
+  camera = await openCamera();
   camera.enabled = !isPaused;
-  camera.addEventListener("ended", cameraEnded);
+  // Unplugged, or taken away; a stop from here fires no event.
+  camera.addEventListener("ended", reopenCamera);
   camera.addEventListener("mute", show);
   camera.addEventListener("unmute", show);
   $("self").srcObject = new MediaStream([camera]);
@@ -272,10 +279,11 @@ async function useCamera() {
   await showCameras();
 }
 
-/** The camera was unplugged or taken away; stop() does not come here. */
-async function cameraEnded() {
+async function reopenCamera() {
   try {
     await useCamera();
+    showHelp(null);
+    show();
   } catch (error) {
     stop();
     showHelp(helpFor(error));
@@ -293,15 +301,9 @@ async function showCameras() {
   $("camera-card").hidden = cameras.length === 0;
 }
 
-async function chooseCamera() {
+function chooseCamera() {
   rememberCamera($("camera").value);
-  if (!camera) return;
-  try {
-    await useCamera();
-    showHelp(null);
-  } catch (error) {
-    showHelp(helpFor(error));
-  }
+  if (camera) reopenCamera();
 }
 
 // --- The portrait ----------------------------------------------------------------------------
@@ -329,6 +331,7 @@ function choosePortrait(choice) {
   $("still").alt = choice.name;
   $("ambience").src = choice.url;
   call?.setSource(choice.id);
+  showHelp(null);
   show();
 }
 
@@ -392,11 +395,11 @@ function wire() {
   $("fullscreen").addEventListener("click", toggleFullscreen);
   $("camera").addEventListener("change", chooseCamera);
   navigator.mediaDevices?.addEventListener("devicechange", showCameras);
-  addEventListener("pagehide", () => call?.end());
+  addEventListener("pagehide", stop);
 
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
-    if (event.target.closest("select")) return; // Letters choose an entry there.
+    if ($("camera").contains(event.target)) return; // Letters choose an entry there.
     if (phase !== "idle" && phase !== "asking") KEYS[event.key.toLowerCase()]?.click();
   });
 
