@@ -122,9 +122,10 @@ class Motion:
             UnreadableMediaError: the file is missing, damaged or not a motion file.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
-                rows: dict[str, Any] = {name: file[name] for name in _MOTION_SHAPES}
-                return Motion(**rows, is_relative=bool(file["is_relative"]))
+            with path.open("rb") as file:
+                stored = np.load(file, allow_pickle=False)
+                rows: dict[str, Any] = {name: stored[name] for name in _MOTION_SHAPES}
+                return Motion(**rows, is_relative=bool(stored["is_relative"]))
         except (OSError, KeyError, ValueError, EOFError, BadZipFile) as error:
             raise UnreadableMediaError(f"{path} is not a motion file: {error}") from error
 

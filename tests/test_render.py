@@ -81,12 +81,12 @@ def test_neighbouring_triangles_leave_no_crack() -> None:
 
 
 def test_weights_are_correct_in_perspective() -> None:
-    # A floor that recedes from depth 1 to depth 3: half way up the picture it is at depth 1.5.
+    # A floor that recedes from depth 1 to depth 3; along the picture 1 / depth is linear.
+    depths = np.array([1, 1, 3], np.float32)
     points = np.array([[0, 64, 1], [64, 64, 1], [32, 0, 3]], np.float32)
     _, weights = rasterize(points, np.array([[0, 1, 2]], np.int32), 64, 64)
-    far = weights[32, 32, 2]
-    expected_inverse = (1 - 31.5 / 64) * (1 / 3) + (31.5 / 64)
-    assert far == pytest.approx((31.5 / 64) * 0 + (1 - 31.5 / 64) / 3 / expected_inverse, abs=0.01)
+    share = 1 - 32.5 / 64
+    assert weights[32, 32] @ depths == pytest.approx(1 / ((1 - share) / 1 + share / 3), rel=1e-4)
 
 
 def test_without_motion_the_portrait_is_itself(appearance: Appearance) -> None:
