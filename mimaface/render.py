@@ -125,15 +125,15 @@ def render(mesh: SourceMesh, motion: Motion) -> Condition:
             placed.teeth_frames, mesh.teeth[0].rgba, mesh.teeth[1].rgba, mesh.cavity,
             mesh.background, mesh.seen, _trust(mesh, placed.points),
         )  # fmt: skip
-        # Averages the samples of a pixel; copies where there is one each.
-        cv2.resize(picture, (size, size), dst=pixels[frame], interpolation=cv2.INTER_AREA)
-        cv2.resize(mask, (size, size), dst=masks[frame], interpolation=cv2.INTER_AREA)
+        # Mixes the samples around each pixel; copies where there is one for each.
+        cv2.resize(picture, (size, size), dst=pixels[frame], interpolation=cv2.INTER_LINEAR)
+        cv2.resize(mask, (size, size), dst=masks[frame], interpolation=cv2.INTER_LINEAR)
     return Condition(render=pixels, coverage=masks[..., 0], confidence=masks[..., 1])
 
 
 def samples_px(size_px: int) -> int:
-    """Return the side of the grid a picture is sampled on: edges of lids and lips need 512."""
-    return max(size_px, 512)
+    """Return the side of the grid a picture is sampled on: edges of lids and lips need 384."""
+    return max(size_px, 384)
 
 
 @dataclass(frozen=True)
