@@ -176,14 +176,12 @@ def measure(page: Page, server_pid: int, source: str, seconds: float) -> dict[st
     }
 
 
-def summarise(samples: Sequence[tuple[float, int, float | None]], seconds: float) -> dict[str, Any]:
+def summarise(samples: Sequence[tuple[float, int, float]], seconds: float) -> dict[str, Any]:
     """Turn (presented at ms, counter, latency ms) of every presented frame into figures."""
-    times_ms = np.array([sample[0] for sample in samples])
-    counters = np.array([sample[1] for sample in samples])
-    # A repeated frame is no new measurement; a number never sent was misread.
+    times_ms, counters, latency_ms = np.array(samples).T
+    # A repeated frame is no new measurement, and a number never sent was misread.
     is_new = np.append(True, np.diff(counters) != 0)
-    is_read = np.array([sample[2] is not None for sample in samples])
-    latency_ms = np.array([sample[2] or 0.0 for sample in samples], float)
+    is_read = ~np.isnan(latency_ms)
     good = is_new & is_read
     edge_ms = min(60.0, seconds / 3) * 1000
     early = good & (times_ms < times_ms[0] + edge_ms)
