@@ -1,0 +1,223 @@
+"""What runs behind the routes: the model, the threads, and the calls from start to end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from aiortc import RTCDataChannel
+from PIL import Image
+
+import mimaface
+from mimaface.animate import Model, animate, encode_source, load
+from mimaface.motion import FaceMeshExtractor, MotionExtractor, RelativeMotion
+from mimaface.types import ClipRequest
+from server.config import ServerConfig
+from server.control import Control
+from server.latency_marker import LatencyMarker, MarkedExtractor
+from server.peer import Peer
+from server.registry import Call, Calls, Source, Sources, new_id
+from server.signaling import OfferError
+from server.tracks import AvatarTrack
+from streaming.backend import LocalBackend
+from streaming.live import LiveSession
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+PORTRAITS: Final = Path(mimaface.__file__).parent / "assets" / "portraits"
+_SWEEP_S: Final = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """A running server without its routes."""
+
+    config: ServerConfig
+    model: Model
+    backend: LocalBackend
+    workers: ThreadPoolExecutor
+    sources: Sources
+    calls: Calls
+
+    async def add_upload(self, photo: bytes) -> Source:
+        """Encode a photo and keep it, in memory only, for a while.
+
+        Raises:
+            UnreadableMediaError, SourceImageError: it cannot be a portrait.
+        """
+        source = await self._run(_encode_upload, self.model, photo)
+        self.sources.add_upload(source, now_s())
+        return source
+
+    def start_call(self, source: Source) -> Call:
+        """Start a call, which builds its motion extractor at once."""
+        call_id, config = new_id(), self.config
+        marker = LatencyMarker() if config.has_latency_marker else None
+
+        def extractor() -> MotionExtractor:
+            extractor = FaceMeshExtractor()
+            return extractor if marker is None else MarkedExtractor(extractor, marker)
+
+        live = LiveSession(
+            call_id[:6],
+            source.appearance,
+            extractor=extractor,
+            backend=self.backend,
+            clock=asyncio.get_running_loop().time,
+            new_frames=self.model.config.new_frames,
+            fps=config.fps,
+            steps=self.model.config.steps[0],
+        )
+        expires_s = now_s() + config.session_ttl_s
+        call = Call(id=call_id, source=source, live=live, marker=marker, expires_s=expires_s)
+        self.calls.add(call)
+        logger.info("call %s started with portrait %s", call_id[:6], source.name)
+        return call
+
+    async def connect_call(self, call: Call, offer: str) -> str:
+        """Answer a call's offer; an earlier connection of the same call ends.
+
+        Raises:
+            OfferError: the offer is not usable, or the call has ended.
+        """
+        async with call.is_changing:
+            if call.peer is not None:
+                await call.peer.close()
+            if self.calls.get(call.id) is None:
+                raise OfferError("This session has ended. Start a new one.")
+            peer = call.peer = self._make_peer(call)
+            try:
+                return await peer.answer(offer)
+            except OfferError:
+                await peer.close()
+                raise
+
+    async def close_call(self, call: Call) -> None:
+        """End a call and wait for its thread."""
+        if not self.calls.remove(call):
+            return
+        async with call.is_changing:
+            if call.peer is not None:
+                await call.peer.close()
+            await self._run(call.live.close)
+        logger.info("call %s ended: %s", call.id[:6], call.live.stats(now_s()))
+
+    def _make_peer(self, call: Call) -> Peer:
+        def forget(peer: Peer) -> None:
+            if call.peer is peer:
+                call.peer = None
+                call.expires_s = now_s() + self.config.session_ttl_s
+
+        def control(channel: RTCDataChannel) -> Coroutine[Any, Any, None]:
+            return Control(channel, call, sources=self.sources, model=self.model.config).run()
+
+        avatar = AvatarTrack(
+            call.live,
+            fps=self.config.fps,
+            draw=None if call.marker is None else call.marker.draw,
+        )
+        return Peer(
+            call.live,
+            avatar,
+            connect_timeout_s=self.config.connect_timeout_s,
+            on_channel=control,
+            on_close=forget,
+        )
+
+    async def _run(self, function: Callable[..., T], *arguments: Any) -> T:
+        # Blocking work must stay away from the event loop.
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.workers, partial(function, *arguments))
+
+
+@contextlib.asynccontextmanager
+async def run_services(config: ServerConfig) -> AsyncIterator[Services]:
+    """Load the model and its portraits; at the end close every call and every thread."""
+    loop = asyncio.get_running_loop()
+    # aiortc encodes on the loop's default executor, which is left to it alone.
+    encoders = ThreadPoolExecutor(config.max_sessions, thread_name_prefix="encode")
+    loop.set_default_executor(encoders)
+    with ThreadPoolExecutor(2, thread_name_prefix="worker") as workers:
+        model = load(config.model, size_px=config.size_px or None)
+        sources = Sources(max_uploads=config.max_uploads, upload_ttl_s=config.upload_ttl_s)
+        for portrait in await loop.run_in_executor(workers, _encode_portraits, model):
+            sources.add_portrait(portrait)
+        with contextlib.closing(LocalBackend(partial(animate, model))) as backend:
+            await loop.run_in_executor(workers, _warm_up, backend, sources.portraits())
+            services = Services(
+                config=config,
+                model=model,
+                backend=backend,
+                workers=workers,
+                sources=sources,
+                calls=Calls(max_sessions=config.max_sessions),
+            )
+            sweeper = asyncio.create_task(_sweep(services))
+            try:
+                yield services
+            finally:
+                sweeper.cancel()
+                for call in services.calls:
+                    await services.close_call(call)
+
+
+def now_s() -> float:
+    """Return the time on the server's one clock."""
+    return asyncio.get_running_loop().time()
+
+
+def _encode_portraits(model: Model) -> list[Source]:
+    return [
+        Source(
+            id=path.stem,
+            name=path.stem.title(),
+            jpeg=path.read_bytes(),
+            appearance=encode_source(model, path),
+            is_private=False,
+        )
+        for path in sorted(PORTRAITS.glob("*.jpg"))
+    ]
+
+
+def _warm_up(backend: LocalBackend, portraits: Sequence[Source]) -> None:
+    # What is slow the first time (imports, compiled code) must not be so for the first caller.
+    extractor = FaceMeshExtractor()
+    relative = RelativeMotion()
+    for number, portrait in enumerate(portraits):
+        motion = relative.push(extractor.extract(number / 30, portrait.appearance.source))
+        request = ClipRequest(appearance=portrait.appearance, motion=motion)
+        backend.submit(request).result()
+    extractor.close()
+
+
+async def _sweep(services: Services) -> None:
+    while True:
+        await asyncio.sleep(_SWEEP_S)
+        services.sources.sweep(now_s())
+        for call in services.calls.expired(now_s()):
+            try:
+                await services.close_call(call)
+            except Exception:
+                logger.exception("call %s did not end cleanly", call.id[:6])
+
+
+def _encode_upload(model: Model, photo: bytes) -> Source:
+    appearance = encode_source(model, photo)
+    picture = io.BytesIO()
+    Image.fromarray(appearance.source).save(picture, "JPEG", quality=90)
+    return Source(
+        id=new_id(),
+        name="Your photo",
+        jpeg=picture.getvalue(),
+        appearance=appearance,
+        is_private=True,
+    )
