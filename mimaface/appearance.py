@@ -32,6 +32,7 @@ from mimaface.face_mesh import (
 from mimaface.photo import crop_around, measure_photo, only_face, read_photo
 from mimaface.plates import (
     Canvas,
+    bleed,
     matte_person,
     paint_background,
     paint_eyeball,
@@ -155,7 +156,7 @@ def _build_mesh(canvas: Canvas, motion: Motion, size_px: int) -> SourceMesh:
     neutral = shut_lips(shape)
     return SourceMesh(
         size_px=size_px,
-        texture=np.dstack([canvas.rgb, matte]),
+        texture=np.dstack([bleed(canvas.rgb, matte), matte]),
         lids=np.dstack([paint_lids(canvas, points[:, :2]), matte]),
         background=background,
         seen=seen,
