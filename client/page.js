@@ -35,6 +35,7 @@ const HINT = {
 const PART_NAMES = {
   send: "Encode and send",
   network: "Network, there and back",
+  frame: "Server: gather the frame",
   server: "Server: motion and avatar",
   receive: "Receive and decode",
   display: "Screen refresh",
@@ -70,7 +71,12 @@ function show() {
   $("start").disabled = !portrait || phase !== "idle";
   setPressed($("pause"), isPaused);
   $("self-frame").hidden = !camera || isPaused || $("show-self").ariaPressed === "false";
-  if (phase !== "live") $("readout").hidden = true;
+  if (!isMeasuring()) $("readout").hidden = true;
+}
+
+/** Whether figures tell of frames that follow the camera. */
+function isMeasuring() {
+  return phase === "live" && !isPaused;
 }
 
 /**
@@ -104,7 +110,7 @@ function showCalibration(progress) {
 /** @param {import("./meter.js").Figures} figures */
 function showFigures(figures) {
   const latency = Math.round(figures.latencyMs);
-  $("readout").hidden = phase !== "live";
+  $("readout").hidden = !isMeasuring();
   setText($("readout-fps"), `${Math.round(figures.avatarFps)} fps`);
   setText($("readout-latency"), `≈ ${latency} ms`);
 
