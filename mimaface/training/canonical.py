@@ -15,7 +15,7 @@ import mediapipe as mp
 import numpy as np
 from numpy.typing import NDArray
 
-from mimaface.render import rasterize
+from mimaface.raster import rasterize
 from mimaface.training.face_model import (
     LID_EDGE_RING,
     LIP_SEAM_RING,
@@ -96,18 +96,15 @@ def tessellation() -> NDArray[np.int32]:
 def plain_texture(model: FaceModel, size_px: int = 1024) -> Pixels:
     """Paint what MediaPipe needs to find the features: lips, brows and the line of the lids."""
     texture = np.full((size_px, size_px, 3), (216, 172, 148), np.uint8)
-    place = np.zeros((len(model.neutral), 2), np.float32)
-    skin = model.triangles_of("M_Face")
-    place[model.triangles[skin]] = model.uv[model.triangle_uv[skin]]
-    place *= size_px
-    points = place[model.landmarks68].astype(np.int32)
+    points = (size_px * model.texture_place(model.landmarks68)).astype(np.int32)
     cv2.fillPoly(texture, [points[48:60]], (178, 92, 88), cv2.LINE_AA)
     for brow in (points[17:22], points[22:27]):
         cv2.polylines(texture, [brow], False, (70, 48, 38), size_px // 50, cv2.LINE_AA)
     for socket in LIDS:
-        line = place[model.ring(socket, LID_EDGE_RING)]
-        around = _around(line).astype(np.int32)
-        cv2.polylines(texture, [around], True, (90, 56, 48), size_px // 300, cv2.LINE_AA)
+        line = size_px * model.texture_place(model.ring(socket, LID_EDGE_RING))
+        cv2.polylines(
+            texture, [line.astype(np.int32)], True, (90, 56, 48), size_px // 300, cv2.LINE_AA
+        )
     return texture
 
 
@@ -261,17 +258,10 @@ def _on_contours(model: FaceModel, points: Floats) -> Floats:
         x = points[landmarks, 0] * seam[corner, 0] / points[UPPER_SEAM[-1], 0]
         points[landmarks] = np.stack([np.interp(x, line[:, 0], line[:, i]) for i in range(3)], 1)
     for socket, landmarks in LIDS.items():
-        line = _dense(_around(model.neutral[model.ring(socket, LID_EDGE_RING)]))
+        line = _dense(model.neutral[model.ring(socket, LID_EDGE_RING)])
         distance = np.linalg.norm(points[landmarks, None, :2] - line[:, :2], axis=-1)
         points[landmarks] = line[distance.argmin(1)]
     return points
-
-
-def _around(ring: Floats) -> Floats:
-    """Order points [N, D] of a closed line by their angle about its middle."""
-    offset = ring[:, :2] - ring[:, :2].mean(0)
-    ordered: Floats = ring[np.argsort(np.arctan2(offset[:, 1], offset[:, 0]))]
-    return ordered
 
 
 def _dense(line: Floats, steps: int = 16) -> Floats:

@@ -104,7 +104,7 @@ class FaceModel:
         return np.flatnonzero(np.isin(self.material, wanted)).astype(np.int32)
 
     def ring(self, start: str, steps: int) -> NDArray[np.int32]:
-        """Return the face vertices `steps` edges away from the edge of a socket.
+        """Return the face vertices `steps` edges away from a socket's edge, in order round it.
 
         Args:
             start: the socket's part: mouth_socket, eye_socket_left or eye_socket_right.
@@ -120,7 +120,16 @@ class FaceModel:
             neighbours = np.unique(skin[np.isin(skin, found).any(1)])
             found = np.setdiff1d(neighbours, seen)
             seen = np.union1d(seen, found)
-        return found.astype(np.int32)
+        offset = (self.neutral[found] - self.neutral[found].mean(0))[:, :2]
+        order = np.argsort(np.arctan2(offset[:, 1], offset[:, 0]))
+        return found[order].astype(np.int32)
+
+    def texture_place(self, vertices: NDArray[np.int32]) -> Floats:
+        """Return the texture coordinates [N, 2] of vertices [N] of the face."""
+        skin = self.triangles_of("M_Face")
+        place = np.zeros((len(self.neutral), 2), np.float32)
+        place[self.triangles[skin]] = self.uv[self.triangle_uv[skin]]
+        return place[vertices]
 
 
 def sample_identity(rng: np.random.Generator, strength: float = 1.0) -> Floats:
