@@ -37,7 +37,8 @@ from mimaface.plates import (
     paint_background,
     paint_eyeball,
     paint_lids,
-    paint_teeth,
+    paint_lower_mouth,
+    paint_upper_teeth,
     skin_tone,
 )
 from mimaface.raster import LEFT_EYE, MOUTH, RIGHT_EYE, SKIN, SURROUND
@@ -136,7 +137,8 @@ def _build_mesh(canvas: Canvas, motion: Motion, size_px: int) -> SourceMesh:
     matte = matte_person(canvas.rgb, canvas.to_texels(at_rest[list(FACE_OVAL), :2]))
     rings, turning = _rings(face, shape, origin, scale, canvas, matte)
     around = project(rings, origin, scale)
-    resting = np.maximum(_below_chin(rings @ rotation, shape), _cut(around, canvas, matte))
+    held = _cut(around, canvas, matte)
+    resting = np.maximum(_below_chin(rings @ rotation, shape), held)
 
     points = np.concatenate([project(face, origin, scale), around.reshape(-1, 3)])
     uv = canvas.to_texels(points[:, :2])
@@ -169,6 +171,7 @@ def _build_mesh(canvas: Canvas, motion: Motion, size_px: int) -> SourceMesh:
         rings=rings,
         turning=turning,
         resting=resting.astype(np.float32),
+        held=held.astype(np.float32),
         stretching=np.maximum(0, 1 - np.array(RINGS, np.float32) / 1.5),
         uv=uv,
         texels_per_px=canvas.texels_per_px,
@@ -176,7 +179,7 @@ def _build_mesh(canvas: Canvas, motion: Motion, size_px: int) -> SourceMesh:
         kinds=kinds[shown],
         lashes=lashes,
         eyeballs=(left_eyeball, right_eyeball),
-        teeth=(paint_teeth(skin, upper=True), paint_teeth(skin, upper=False)),
+        mouth=(paint_upper_teeth(skin), paint_lower_mouth(skin)),
         cavity=skin * np.array([0.22, 0.08, 0.08], np.float32),
     )
 

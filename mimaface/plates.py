@@ -10,12 +10,17 @@ from typing import Final
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from mimaface.face_mesh import EYES, Contour
 from mimaface.render import Plate, samples_px
 from mimaface.types import Floats, Pixels, Reals
 
 CHEEKS: Final = (50, 280, 205, 425)
+TEETH_WIDTHS: Final = (0.094, 0.072, 0.078, 0.076)  # head units: 8.5 mm and so on
+MOUTH_CORNER: Final = (-0.4, -0.2)  # head units
+MOUTH_TEXELS: Final = (192, 96)
+MOUTH_TEXELS_PER_UNIT: Final = 240.0
 GRABCUT_SIDE: Final = 384  # pixels; it takes half a second
 
 
@@ -192,33 +197,60 @@ def skin_tone(canvas: Canvas, points: Reals) -> Floats:
     return np.median(cheeks[0], axis=0).astype(np.float32)
 
 
-def paint_teeth(skin: Floats, *, upper: bool) -> Plate:
-    """Draw a row of teeth in head units around the middle of the inner lips, lit like the skin."""
-    per_unit = 240.0
-    left, top, columns, rows = -0.4, -0.2, 192, 96
-    x = (np.arange(columns) + 0.5) / per_unit + left
-    y = (np.arange(rows) + 0.5) / per_unit + top
-    edges = np.array([0.0, 0.094, 0.166, 0.244, 0.32])  # incisors 8.5 and 6.5 mm, canine, premolar
-    if not upper:
-        edges = edges * 0.72
-    which = np.clip(np.searchsorted(edges, np.abs(x)) - 1, 0, 3)
-    middle = (edges[which] + edges[which + 1]) / 2
-    within = np.clip(1 - np.abs(np.abs(x) - middle) / ((edges[which + 1] - edges[which]) / 2), 0, 1)
-    lengths = np.array([0.035, 0.028, 0.033, 0.022] if upper else [0.0, 0.0, 0.002, 0.0])
-    rounded = 0.012 * (1 - np.minimum(within * 3, 1)) ** 2
-    if upper:
-        edge = lengths[which] - rounded
-        alpha = np.clip((edge[None] - y[:, None]) * per_unit / 2 + 0.5, 0, 1)
-    else:
-        edge = lengths[which] + rounded + 0.012
-        alpha = np.clip((y[:, None] - edge[None]) * per_unit / 2 + 0.5, 0, 1)
-    alpha *= np.abs(x)[None] < edges[-1]
-    light = np.clip(skin.max() * 0.95, 40, 235)
-    tone = light * np.array([1.0, 0.96, 0.88])
-    round_off = 1 - 0.75 * (np.abs(x) / edges[-1]) ** 2  # the row curves away into shadow
-    gaps = 1 - 0.25 * (1 - np.minimum(within * 6, 1)) ** 2
-    shade = (round_off * gaps)[None] * np.ones_like(y)[:, None]
-    if not upper:
-        shade = shade * 0.8
-    rgba = np.dstack([shade[..., None] * tone, alpha * 255])
-    return Plate(rgba=np.clip(rgba, 0, 255).astype(np.uint8), left=left, top=top, per_unit=per_unit)
+def paint_upper_teeth(skin: Floats) -> Plate:
+    """Draw the upper teeth in head units around the middle of the upper lip, lit like the skin."""
+    x, y = _mouth_grid()
+    tooth, colour = _teeth(x, skin, TEETH_WIDTHS)
+    edge = np.array([0.035, 0.028, 0.033, 0.022])[tooth.which] - 0.012 * tooth.corner
+    alpha = _step(edge - y) * (np.abs(x) < sum(TEETH_WIDTHS))
+    return _mouth_plate(colour, alpha)
+
+
+def paint_lower_mouth(skin: Floats) -> Plate:
+    """Draw the tongue and the lower teeth before it, around the middle of the lower lip."""
+    x, y = _mouth_grid()
+    widths = tuple(0.72 * each for each in TEETH_WIDTHS)
+    tooth, colour = _teeth(x, 0.8 * skin, widths)
+    teeth = _step(y - 0.012 - 0.012 * tooth.corner) * (np.abs(x) < sum(widths))
+    ball = 1 - (x / 0.24) ** 2 - ((y - 0.03) / 0.16) ** 2
+    tongue = np.clip(1.5 * ball, 0, 1)
+    red = skin * np.array([0.62, 0.26, 0.27]) * np.clip(0.5 + ball, 0, 1)[..., None]
+    mixed = red + teeth[..., None] * (colour - red)
+    return _mouth_plate(mixed, np.maximum(teeth, 0.8 * tongue))
+
+
+@dataclass(frozen=True)
+class _Teeth:
+    which: NDArray[np.intp]  # counted from the middle of the row
+    corner: Reals  # 0 along a tooth's edge, 1 at its corners
+
+
+def _teeth(x: Reals, skin: Floats, widths: tuple[float, ...]) -> tuple[_Teeth, Reals]:
+    """Return where each x [h, w] falls in a row of teeth, and the row's colour [h, w, 3]."""
+    ends = np.cumsum(widths)
+    which = np.clip(np.searchsorted(ends, np.abs(x)), 0, len(widths) - 1)
+    half = np.array(widths)[which] / 2
+    inside = np.clip(1 - np.abs(np.abs(x) - (ends[which] - half)) / half, 0, 1)
+    gaps = 1 - 0.25 * (1 - np.minimum(6 * inside, 1)) ** 2
+    rounded = 1 - 0.75 * np.minimum(np.abs(x) / ends[-1], 1) ** 2  # the row curves into shadow
+    white = np.clip(0.95 * skin.max(), 40, 235) * np.array([1.0, 0.96, 0.88])
+    corner = (1 - np.minimum(3 * inside, 1)) ** 2
+    return _Teeth(which, corner), (gaps * rounded)[..., None] * white
+
+
+def _mouth_grid() -> tuple[Reals, Reals]:
+    left, top = MOUTH_CORNER
+    x = (np.arange(MOUTH_TEXELS[0]) + 0.5) / MOUTH_TEXELS_PER_UNIT + left
+    y = (np.arange(MOUTH_TEXELS[1]) + 0.5) / MOUTH_TEXELS_PER_UNIT + top
+    columns, rows = np.meshgrid(x, y)
+    return columns, rows
+
+
+def _step(distance: Reals) -> Reals:
+    return np.clip(distance * MOUTH_TEXELS_PER_UNIT / 2 + 0.5, 0, 1)
+
+
+def _mouth_plate(colour: Reals, alpha: Reals) -> Plate:
+    rgba = np.dstack([np.clip(colour, 0, 255), 255 * alpha]).astype(np.uint8)
+    left, top = MOUTH_CORNER
+    return Plate(rgba=rgba, left=left, top=top, per_unit=MOUTH_TEXELS_PER_UNIT)

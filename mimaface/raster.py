@@ -91,7 +91,7 @@ def look_up(index, weights, triangles, uv):
 @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def compose(
     index, weights, triangles, kinds, px_per_sample, person, where, lids, closing, lashes,
-    eye_frames, irises, left_eye, right_eye, teeth_frames, upper_teeth, lower_teeth, cavity,
+    eye_frames, irises, left_eye, right_eye, mouth_frames, upper_mouth, lower_mouth, cavity,
     background, seen, trust,
 ):  # fmt: skip
     """Lay the person, with lids, eyes and mouth as they are now, over the background."""
@@ -132,7 +132,7 @@ def compose(
                 px = (np.float32(x) + half) * px_per_sample
                 py = (np.float32(y) + half) * px_per_sample
                 if kind == MOUTH:
-                    r, g, b = _mouth(px, py, teeth_frames, upper_teeth, lower_teeth, cavity)
+                    r, g, b = _mouth(px, py, mouth_frames, upper_mouth, lower_mouth, cavity)
                 elif kind == LEFT_EYE:
                     r, g, b = _eye(px, py, eye_frames[0], irises[0], left_eye)
                 else:

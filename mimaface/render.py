@@ -33,6 +33,7 @@ from mimaface.types import VERTICES, Condition, Floats, Motion, Pixels, Reals
 CAMERA_DISTANCE: Final = 10.0  # head units from the camera to the head's origin, about 0.9 m
 MOST_TURN: Final = 0.60  # rad away from the source's own pose; beyond, the texture is all guess
 MOST_SHIFT: Final = 0.6  # head units away from the source's own place
+LEANING: Final = 0.35  # share of the head's shift that the shoulders go along with
 JAW: Final = (152, 175, 199)  # vertices on the chin's bone
 UPPER_LIP, LOWER_LIP = 13, 14  # middle of the inner lips
 IRIS_RADIUS_PER_EYE_WIDTH: Final = 5.9 / 28  # an iris is 11.7 mm wide
@@ -72,13 +73,14 @@ class SourceMesh:
         oval: [O, 3], rest position of the face oval in camera space, relative to the origin.
         rings: [R, O, 3], the same for R rings around it.
         turning: [R, O], how far a ring point turns with the face out of the picture's plane.
-        resting: [R, O], how far it stays where it was: shoulders, and what the photo's edge cuts.
+        resting: [R, O], how far it does not follow the head: shoulders.
+        held: [R, O], how far it does not move at all: where the photo's edge cuts the person.
         stretching: [R], how far a ring follows the expression of the oval.
         uv: [V + R O, 2], texture coordinates in texels, and texels_per_px at rest.
         triangles: [T, 3] and kinds: [T] uint8.
         lashes: [V + R O], 1 on the edge of the upper lids, 0 elsewhere.
         eyeballs: the plates in units of the eye's width around the middle of its corners.
-        teeth: upper and lower row, in head units around the middle of the inner lips.
+        mouth: upper teeth and the lower mouth, in head units around the middle of each lip.
         cavity: [3] RGB of the open mouth's depth.
     """
 
@@ -96,6 +98,7 @@ class SourceMesh:
     rings: Floats
     turning: Floats
     resting: Floats
+    held: Floats
     stretching: Floats
     uv: Floats
     texels_per_px: float
@@ -103,7 +106,7 @@ class SourceMesh:
     kinds: Pixels
     lashes: Floats
     eyeballs: tuple[Plate, Plate]
-    teeth: tuple[Plate, Plate]
+    mouth: tuple[Plate, Plate]
     cavity: Floats
 
 
@@ -122,7 +125,7 @@ def render(mesh: SourceMesh, motion: Motion) -> Condition:
             index, weights, mesh.triangles, mesh.kinds, np.float32(size / samples),
             person, where, mesh.lids, placed.closing, placed.closing * mesh.lashes,
             placed.eye_frames, placed.irises, mesh.eyeballs[0].rgba, mesh.eyeballs[1].rgba,
-            placed.teeth_frames, mesh.teeth[0].rgba, mesh.teeth[1].rgba, mesh.cavity,
+            placed.mouth_frames, mesh.mouth[0].rgba, mesh.mouth[1].rgba, mesh.cavity,
             mesh.background, mesh.seen, _trust(mesh, placed.points),
         )  # fmt: skip
         # Mixes the samples around each pixel; copies where there is one for each.
@@ -142,7 +145,7 @@ class _Placed:
     closing: Floats  # [V + R O], how far the eye near a vertex is shut
     eye_frames: Floats  # [2, 2, 3], pixels to texels of the eyeballs
     irises: Floats  # [2, 5]: centre at rest, shift, reach of the rigid part, in texels
-    teeth_frames: Floats  # [2, 2, 3], pixels to texels of the rows of teeth
+    mouth_frames: Floats  # [2, 2, 3], pixels to texels of the mouth's plates
 
 
 def _move(mesh: SourceMesh, motion: Motion, frame: int) -> _Placed:
@@ -155,6 +158,8 @@ def _move(mesh: SourceMesh, motion: Motion, frame: int) -> _Placed:
 
     moved = project(_move_rings(mesh, turn, face).reshape(-1, 3), origin, mesh.scale)
     still = project(mesh.rings.reshape(-1, 3), mesh.origin, mesh.scale)
+    leaning = (1 - mesh.held.reshape(-1, 1)) * LEANING * (origin - mesh.origin)
+    still[:, :2] += leaning.astype(np.float32)
     around = moved + mesh.resting.reshape(-1, 1) * (still - moved)
     points = np.concatenate([project(face, origin, mesh.scale), around])
 
@@ -171,12 +176,12 @@ def _move(mesh: SourceMesh, motion: Motion, frame: int) -> _Placed:
 
     jaw = (shape - mesh.shape)[list(JAW)].mean(axis=0)
     anchors = np.stack([mesh.shape[UPPER_LIP], mesh.shape[LOWER_LIP] + jaw])
-    teeth_frames = np.empty((2, 2, 3), np.float32)
+    mouth_frames = np.empty((2, 2, 3), np.float32)
     for row, anchor in enumerate(anchors @ head_to_camera.T):
         x, y, _ = project(anchor[None], origin, mesh.scale)[0]
         axes = head_to_camera[:2, :2] * mesh.scale
-        teeth_frames[row] = _to_texels(np.column_stack([axes, (x, y)]), mesh.teeth[row])
-    return _Placed(points, closing, eye_frames, irises, teeth_frames)
+        mouth_frames[row] = _to_texels(np.column_stack([axes, (x, y)]), mesh.mouth[row])
+    return _Placed(points, closing, eye_frames, irises, mouth_frames)
 
 
 def _move_rings(mesh: SourceMesh, turn: NDArray[np.float64], face: Floats) -> Floats:
