@@ -194,7 +194,7 @@ def two_faces(portrait: Path) -> bytes:
 def small_face(portrait: Path) -> bytes:
     with Image.open(portrait) as face:
         wide = Image.new("RGB", (640, 480), (120, 120, 120))
-        wide.paste(face.resize((110, 110 * face.height // face.width)), (260, 180))
+        wide.paste(face.resize((180, 180 * face.height // face.width)), (230, 120))
     return encoded(wide, "JPEG")
 
 
