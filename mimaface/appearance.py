@@ -32,17 +32,17 @@ from mimaface.face_mesh import (
 from mimaface.photo import crop_around, measure_photo, only_face, read_photo
 from mimaface.plates import (
     Canvas,
-    bleed,
     matte_person,
     paint_background,
     paint_eyeball,
     paint_lids,
     paint_lower_mouth,
+    paint_person,
     paint_upper_teeth,
     skin_tone,
 )
 from mimaface.raster import LEFT_EYE, MOUTH, RIGHT_EYE, SKIN, SURROUND
-from mimaface.render import SourceMesh, eye_frame, project, unproject
+from mimaface.render import SourceMesh, eye_frame, project, samples_px, unproject
 from mimaface.types import VERTICES, Appearance, Crop, Floats, Motion, Pixels, Reals
 
 MARGIN: Final = 0.25  # of the crop's side: what lies around the crop may move into it
@@ -153,15 +153,17 @@ def _build_mesh(canvas: Canvas, motion: Motion, size_px: int) -> SourceMesh:
         )
         for eye, iris in zip(EYES, IRISES, strict=True)
     )
-    background, seen = paint_background(canvas, matte, size_px)
+    background, seen = paint_background(canvas, matte)
+    side = samples_px(size_px)
+    samples = np.stack(np.meshgrid(*2 * [(np.arange(side) + 0.5) * size_px / side]), axis=-1)
     skin = skin_tone(canvas, points[:, :2])
     neutral = shut_lips(shape)
     return SourceMesh(
         size_px=size_px,
-        texture=np.dstack([bleed(canvas.rgb, matte), matte]),
+        texture=paint_person(canvas, matte, background, points[list(FACE_OVAL), :2]),
         lids=np.dstack([paint_lids(canvas, points[:, :2]), matte]),
-        background=background,
-        seen=seen,
+        background=canvas.sample(background, samples),
+        seen=canvas.sample(seen, samples),
         shape=neutral,
         proportions=proportions(neutral),
         angles=motion.rotation[0],
@@ -204,7 +206,7 @@ def _rings(
     # outline; the neck lies straight behind the jaw.
     within = np.minimum(steps, 1)
     rings[..., 2] = oval[:, 2] * (upward * (1 - within**2) + (1 - upward) * (1 - within))
-    turning = np.broadcast_to(1 - 0.5 * _smooth((steps - 0.8) / 0.6), rings.shape[:2])
+    turning = np.broadcast_to(1 - 0.5 * _smooth((steps - 1) / 0.5), rings.shape[:2])
     return rings.astype(np.float32), turning.astype(np.float32)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimaface.face_mesh import EYES, Contour
-from mimaface.render import Plate, samples_px
+from mimaface.render import Plate
 from mimaface.types import Floats, Pixels, Reals
 
 CHEEKS: Final = (50, 280, 205, 425)
@@ -21,6 +21,7 @@ TEETH_WIDTHS: Final = (0.094, 0.072, 0.078, 0.076)  # head units: 8.5 mm and so 
 MOUTH_CORNER: Final = (-0.4, -0.2)  # head units
 MOUTH_TEXELS: Final = (192, 96)
 MOUTH_TEXELS_PER_UNIT: Final = 240.0
+BACKGROUND_LIKENESS: Final = 14  # levels of 255 that a wall may differ from its surroundings
 GRABCUT_SIDE: Final = 384  # pixels; it takes half a second
 
 
@@ -71,7 +72,7 @@ def _polygon(shape: tuple[int, ...], points: Reals) -> Pixels:
 
 
 def matte_person(photo: Pixels, oval: Reals) -> Pixels:
-    """Return the matte of the person, uint8 [H, W]; what lies in the oval [O, 2] belongs to it.
+    """Return the matte of the person, uint8 [H, W]; most of the oval [O, 2] belongs to it.
 
     MediaPipe's segmentation knows roughly where the person is; in a band around its edge the
     photo's own colours decide (C. Rother, V. Kolmogorov, A. Blake, GrabCut, SIGGRAPH 2004).
@@ -83,11 +84,12 @@ def matte_person(photo: Pixels, oval: Reals) -> Pixels:
     zoom = GRABCUT_SIDE / max(photo.shape)
     small = cv2.resize(photo, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_AREA)
     rough = cv2.resize(rough, small.shape[1::-1], interpolation=cv2.INTER_AREA)
-    band = np.ones((9, 9), np.uint8)
+    band = np.ones((15, 15), np.uint8)
     labels = np.where(rough > 0.5, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
     labels[cv2.erode((rough > 0.9).astype(np.uint8), band) > 0] = cv2.GC_FGD
     labels[cv2.dilate((rough > 0.1).astype(np.uint8), band) == 0] = cv2.GC_BGD
-    labels[_polygon(small.shape, oval * zoom) > 0] = cv2.GC_FGD
+    inner = oval.mean(axis=0) + 0.88 * (oval - oval.mean(axis=0))  # its rim may miss the cheek
+    labels[_polygon(small.shape, inner * zoom) > 0] = cv2.GC_FGD
     if (labels == cv2.GC_BGD).any():
         cv2.setRNGSeed(0)  # its clustering starts from OpenCV's own generator
         models = np.zeros((1, 65)), np.zeros((1, 65))
@@ -103,21 +105,26 @@ def matte_person(photo: Pixels, oval: Reals) -> Pixels:
     return (np.clip(matte, 0, 1) * 255).astype(np.uint8)
 
 
-def bleed(photo: Pixels, matte: Pixels) -> Pixels:
-    """Return the photo with the person's colours carried on where the background was."""
-    return np.clip(_fill(photo, (matte > 24).astype(np.float32)), 0, 255).astype(np.uint8)
-
-
-def paint_background(canvas: Canvas, matte: Pixels, size_px: int) -> tuple[Pixels, Pixels]:
-    """Return the crop without the person [S, S, 3], and where it was seen [S, S]."""
+def paint_background(canvas: Canvas, matte: Pixels) -> tuple[Pixels, Pixels]:
+    """Return the canvas without the person [H', W', 3], and where it was seen [H', W']."""
     reach = max(round(0.012 * max(matte.shape)), 2) * 2 + 1
     person = cv2.dilate(matte, np.ones((reach, reach), np.uint8))
-    known = (person < 12).astype(np.float32)
-    side = samples_px(size_px)
-    at = (np.arange(side) + 0.5) * size_px / side
-    grid = np.stack(np.meshgrid(at, at), axis=-1)
-    filled = np.clip(_fill(canvas.rgb, known), 0, 255).astype(np.uint8)
-    return canvas.sample(filled, grid), canvas.sample((known * 255).astype(np.uint8), grid)
+    seen = (person < 12).astype(np.uint8) * 255
+    return np.clip(_fill(canvas.rgb, seen / 255), 0, 255).astype(np.uint8), seen
+
+
+def paint_person(canvas: Canvas, matte: Pixels, background: Pixels, oval: Reals) -> Pixels:
+    """Return the person [H', W', 4]: their colours carried on where the background was.
+
+    Where the oval [O, 2] (pixels) of the face misses the cheek, it shows background. That would
+    be torn wide open when the head turns, so there too the skin is carried on.
+    """
+    face = _polygon(matte.shape, canvas.to_texels(oval)) > 0
+    off = np.abs(canvas.rgb.astype(np.int16) - background).max(axis=2)
+    is_wall = face & (off < BACKGROUND_LIKENESS)
+    known = (matte > 24) & ~is_wall
+    colour = np.clip(_fill(canvas.rgb, known.astype(np.float32)), 0, 255).astype(np.uint8)
+    return np.dstack([colour, matte])
 
 
 def paint_lids(canvas: Canvas, points: Reals) -> Pixels:
