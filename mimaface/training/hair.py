@@ -30,17 +30,16 @@ class HairStyle:
 
     Attributes:
         cut: "bob" falls from a parting to the chin, "quiff" is short with a longer, raised top.
-        parting_cm: where the hair divides, right of the middle.
-        brow: thickness of the brows, 1 for medium.
         lash_cm: length of the upper lashes.
+        strands: number of hairs.
+        parting_cm: where a bob divides, right of the middle.
     """
 
     cut: Literal["bob", "quiff"]
     colour: tuple[int, int, int]
+    lash_cm: float
     strands: int = 26000
-    parting_cm: float = -2.2
-    brow: float = 1.0
-    lash_cm: float = 0.42
+    parting_cm: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,18 +231,16 @@ def _clump(points: Floats, rng: np.random.Generator, strength: float) -> tuple[F
     return np.clip(tint, 0.5, 1.6).astype(np.float32), drawn.astype(np.float32)
 
 
-def grow_brows(
-    model: FaceModel, skin: SkinMap, style: HairStyle, rng: np.random.Generator
-) -> Strands:
+def grow_brows(model: FaceModel, skin: SkinMap, rng: np.random.Generator) -> Strands:
     """Grow both brows."""
     brows = model.texture_place(model.landmarks68[17:27])
     parts = []
     for brow, side in ((brows[4::-1], -1), (brows[5:], 1)):
-        count = int(620 * style.brow)
+        count = 620
         along = rng.beta(1.4, 1.4, count)
         knot = np.linspace(0, 1, len(brow))
         middle = np.stack([np.interp(along, knot, brow[:, i]) for i in range(2)], axis=1)
-        thickness = 0.0105 * style.brow * np.interp(along, [0, 0.12, 0.5, 1], [0.8, 1, 0.75, 0.12])
+        thickness = 0.0105 * np.interp(along, [0, 0.12, 0.5, 1], [0.8, 1, 0.75, 0.12])
         across = np.clip(rng.normal(0, 0.45, count), -1, 1)
         root = middle + np.stack([0 * along, across * thickness + 0.004], axis=1)
         angle = np.interp(along, [0, 0.15, 0.5, 1], [1.2, 0.75, 0.28, -0.1])

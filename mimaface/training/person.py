@@ -6,7 +6,7 @@ The style is that of an animated film: eyes a little larger than life, clean sha
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -48,38 +48,35 @@ class Look:
         variation: strength of the other identity coefficients.
         eye_size: how far the eyes are enlarged, 0 for life size.
         shoulders: their width, 1 for a man of medium build.
-        ruddiness: strength of the red in cheeks, nose and ears.
+        skin, lips, iris, clothes: their colours.
+        freckles: how dark they are, 0 to 1.
+        hair: its cut and colour.
+        background: colours behind the head and in the corners.
+        rotation: rotation vector of the head in rad; the shoulders face the camera.
+        expression: FACS shapes and their weights, see `FaceModel.vertices`.
     """
 
     seed: int
     build: float
-    variation: float = 0.5
-    eye_size: float = 0.12
+    variation: float
+    eye_size: float
     shoulders: float = 1.0
     skin: tuple[int, int, int]
     lips: tuple[int, int, int]
-    ruddiness: float = 1.0
     freckles: float = 0.0
     iris: tuple[int, int, int]
     hair: HairStyle
     clothes: tuple[int, int, int]
     background: tuple[tuple[int, int, int], tuple[int, int, int]]
     rotation: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    expression: Mapping[str, float] = field(
-        default_factory=lambda: {
-            "mouthSmile": 0.42,
-            "cheekSquint": 0.25,
-            "eyeSquint": 0.1,
-            "eyeBlink": 0.08,
-        }
-    )
+    expression: Mapping[str, float]
 
 
-def sample_face(model: FaceModel, look: Look, expression: Mapping[str, float]) -> Floats:
-    """Return the vertices [V, 3] of a person's head at rest with an expression."""
+def sample_face(model: FaceModel, look: Look) -> Floats:
+    """Return the vertices [V, 3] of a person's upright head with their expression."""
     identity = sample_identity(np.random.default_rng(look.seed), look.variation)
     identity[0] = look.build
-    vertices = model.vertices(identity, expression)
+    vertices = model.vertices(identity, look.expression)
     for eye in ("eyeball_left", "eyeball_right"):
         ball = vertices[model.parts[eye]]
         offset = vertices - (ball.min(0) + ball.max(0)) / 2
@@ -119,7 +116,7 @@ def skin_texture(model: FaceModel, look: Look, rng: np.random.Generator) -> tupl
         * np.clip((np.abs(column - 0.5)[..., None] - 0.385) / 0.03, 0, 1)
         * ((row > 0.28) & (row < 0.56))[..., None]
     )
-    warm = np.clip(look.ruddiness * warm + 0.07 * noise(14) + 0.05 * noise(40), 0, 1)
+    warm = np.clip(warm + 0.07 * noise(14) + 0.05 * noise(40), 0, 1)
     albedo = base + warm * (red - base)
     albedo *= 1 + 0.018 * noise(2.2) + 0.03 * noise(60)
     for eye in (points[36:42].mean(0), points[42:48].mean(0)):

@@ -42,6 +42,16 @@ EXPOSURE = 0.4
 BRIGHTNESS = {"hair": 1.0, "brows": 0.6, "lashes": 0.3}  # of hair of one head
 SKIN_SPREAD = (14, 5, 3)  # steps that red, green and blue light take through the skin
 SKIN_WRAP = np.array([0.3, 0.1, 0.06], np.float32)
+FLESH = (150, 66, 62)
+# What is rendered of the face model, and its colour where it is not the skin's.
+MATERIALS: dict[str, tuple[int, int, int] | None] = {
+    "M_Face": None,
+    "M_BackHead": None,
+    "M_GumsTongue": FLESH,
+    "M_Teeth": (238, 230, 216),
+    "M_ScleraLeft": (238, 232, 228),
+    "M_ScleraRight": (238, 232, 228),
+}
 SKIN_GLOW = np.array([0.12, 0.05, 0.04], np.float32)  # light that comes through the skin
 SKY = (
     np.array([0.56, 0.58, 0.62]),  # from above
@@ -72,10 +82,10 @@ def render_portrait(model: FaceModel, look: Look, size_px: int = 768) -> Portrai
     """Render a person, head and shoulders, looking into the camera."""
     rng = np.random.default_rng(look.seed)
     camera = Camera(translation=(0.0, 0.1, 104.0), size_px=size_px * SUPERSAMPLING)
-    rest = sample_face(model, look, look.expression)
+    rest = sample_face(model, look)
     hairs = {
         "hair": grow_hair(model, rest, look.hair, rng),
-        "brows": grow_brows(model, SkinMap(model, rest), look.hair, rng),
+        "brows": grow_brows(model, SkinMap(model, rest), rng),
         "lashes": grow_lashes(model, rest, look.hair, rng),
     }
     head = turn_head(rest, look.rotation)
@@ -86,14 +96,10 @@ def render_portrait(model: FaceModel, look: Look, size_px: int = 768) -> Portrai
     off_neck = np.hypot(rest[:, 0] / 6.6, (rest[:, 2] - 1.5) / 6.8)
     neckline_cm = 9.5 + 4 * np.clip(-rest[:, 2] / 5, 0, 1)
     is_covered = (rest[:, 1] > 15.5) | ((rest[:, 1] > neckline_cm) & (off_neck > 1))
-    seen = model.triangles_of("M_Face", "M_BackHead", "M_ScleraLeft", "M_ScleraRight")
+    seen = model.triangles_of(*MATERIALS)
     seen = seen[~is_covered[model.triangles[seen]].all(1)]
     triangles = np.concatenate([model.triangles[seen], body_triangles + len(head)])
     normals = vertex_normals(vertices, triangles)
-    inwards = normals[len(head) :] * (body - body.mean(0) * [1, 0, 1])
-    if inwards.sum() < 0:
-        normals[len(head) :] *= -1
-
     studio = _Studio(vertices, triangles, posed["hair"][:, ::2].reshape(-1, 3))
     is_skin = np.arange(len(vertices)) < model.parts["head_neck"].stop
     wrap = np.where(is_skin[:, None], SKIN_WRAP, 0.05).astype(np.float32)
@@ -104,8 +110,7 @@ def render_portrait(model: FaceModel, look: Look, size_px: int = 768) -> Portrai
 
     screen = _Screen(camera, vertices, triangles, normals, light)
     colour = _background(look, camera.size_px) / EXPOSURE
-    is_head = screen.index >= 0
-    is_head &= screen.index < len(seen)
+    is_head = (screen.index >= 0) & (screen.index < len(seen))
     _shade_skin(colour, screen, is_head, model, seen, look, rng)
     for eye in ("left", "right"):
         material = model.material_names.index(f"M_Sclera{eye.capitalize()}")
@@ -208,8 +213,14 @@ def _shade_skin(
     blocks = [sheet[:, i : i + 30000] for i in range(0, sheet.shape[1], 30000)]
     albedo = np.concatenate([cv2.remap(texture, b, None, cv2.INTER_LINEAR)[0] for b in blocks])
     moist = np.concatenate([cv2.remap(moisture, b, None, cv2.INTER_LINEAR)[0] for b in blocks])
-    albedo[~is_face] = linear(look.skin)
-    moist[~is_face] = 0.35
+    for material, colours in MATERIALS.items():
+        if material != "M_Face":
+            is_it = model.material[hit] == model.material_names.index(material)
+            albedo[is_it] = linear(colours or look.skin)
+            moist[is_it] = 0.35
+    socket = model.parts["mouth_socket"]
+    corner = model.triangles[hit, 0]
+    albedo[(corner >= socket.start) & (corner < socket.stop)] = linear(FLESH)
     grown = np.einsum("ni,ni->n", hair_mask(model)[model.triangles[hit]], weights)[:, None]
     albedo += 0.85 * grown * (0.5 * linear(look.hair.colour) - albedo)
 

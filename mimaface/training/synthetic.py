@@ -38,7 +38,7 @@ LOOKS = {
         build=-0.5,
         variation=0.35,
         eye_size=0.15,
-        skin=(196, 140, 106),
+        skin=(202, 141, 114),
         lips=(172, 100, 86),
         iris=(92, 56, 32),
         hair=HairStyle(cut="quiff", colour=(40, 28, 24), lash_cm=0.2),
