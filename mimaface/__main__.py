@@ -26,11 +26,13 @@ from rich.table import Table
 
 import mimaface
 from mimaface.animate import animate, encode_source, load
+from mimaface.appearance import paste_back
 from mimaface.config import CONFIGS
 from mimaface.errors import MimafaceError, UnreadableMediaError, UnwritableMediaError
 from mimaface.evaluation.bench import Stopwatch, bench, machine
 from mimaface.evaluation.evaluate import FACE_SHARE_TARGET, Evaluation, evaluate
 from mimaface.motion import FaceMeshExtractor, relative_ahead
+from mimaface.photo import read_photo
 from mimaface.types import ClipRequest, Motion, Pixels
 from mimaface.video import USUAL_FPS, VideoReader, naming_errors, whole_file, write_video
 
@@ -84,8 +86,12 @@ def _parser() -> argparse.ArgumentParser:
         default="auto",
         help="where the model runs; tiny runs on the CPU",
     )
-    added.add_argument(
+    framing = added.add_mutually_exclusive_group()
+    framing.add_argument(
         "--side-by-side", action="store_true", default=False, help="show the driver beside it"
+    )
+    framing.add_argument(
+        "--paste-back", action="store_true", default=False, help="show the whole photo, not a crop"
     )
 
     added = command("track", _track, "save the motion of a video, which holds no pictures")
@@ -118,15 +124,19 @@ def _animate(args: argparse.Namespace) -> dict[str, Any]:
     stopwatch = Stopwatch(perf_counter)
     with ExitStack() as stack:
         driver = _open_driver(args, stack, stopwatch)
-        width = 2 * args.size if args.side_by_side else args.size
-        output = stack.enter_context(
-            write_video(
-                args.output, width=width, height=args.size, fps=driver.fps, driver=driver.video
-            )
-        )
         with stopwatch.stage("load"):
             model = load(args.model, size_px=args.size)
-            appearance = encode_source(model, args.source)
+            photo = read_photo(args.source)
+            appearance = encode_source(model, photo)
+        width, height = args.size * (2 if args.side_by_side else 1), args.size
+        if args.paste_back:
+            # H.264 halves the colour's resolution: sides must be even.
+            height, width = (side // 2 * 2 for side in photo.shape[:2])
+        output = stack.enter_context(
+            write_video(
+                args.output, width=width, height=height, fps=driver.fps, driver=driver.video
+            )
+        )
         frames = faceless = 0
         ica = start_s = None
         driving = _progress(driver.frames, "animate", driver.expected_frames)
@@ -148,6 +158,8 @@ def _animate(args: argparse.Namespace) -> dict[str, Any]:
                 time_s = float(motion.time_s[0])
                 start_s = time_s if start_s is None else start_s
                 shown = avatar if picture is None else np.hstack([picture, avatar])
+                if args.paste_back:
+                    shown = paste_back(photo, appearance, avatar)[:height, :width]
                 with stopwatch.stage("write"):
                     output.write(time_s - start_s, shown)
                 frames += 1
@@ -162,7 +174,7 @@ def _animate(args: argparse.Namespace) -> dict[str, Any]:
         "frames_without_face": faceless,
         "output": str(args.output),
         "width": width,
-        "height": args.size,
+        "height": height,
         "notes": notes,
     }
 

@@ -7,6 +7,7 @@ is that of the frames.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from itertools import chain
@@ -28,7 +29,6 @@ from mimaface.face_mesh import (
 )
 from mimaface.types import VERTICES, Floats, Motion, Pixels, Reals
 
-FROZEN_AFTER_S: Final = 1.0
 CALIBRATION_S: Final = 1.0
 HOLD_S: Final = 0.25  # a lost face is held this long,
 EASE_S: Final = 0.6  # then eases to the idle pose in this time,
@@ -52,20 +52,23 @@ class MotionExtractor(Protocol):
 class FaceMeshExtractor:
     """MediaPipe's face mesh with irises in video mode. One per session, used by one thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, frozen_after_s: float = math.inf) -> None:
+        """Build MediaPipe's graph.
+
+        Args:
+            frozen_after_s: a picture that has not changed for so long counts as no face: a live
+                camera that stands still is off or frozen.
+        """
         # Importing mediapipe takes seconds and is not needed by who only renders.
         from mediapipe.python.solutions.face_mesh import FaceMesh
 
         self._graph: Any = FaceMesh(max_num_faces=1, refine_landmarks=True)
         self._previous: Pixels | None = None
         self._changed_s = 0.0
+        self._frozen_after_s = frozen_after_s
 
     def extract(self, time_s: float, rgb: Pixels) -> Motion:
-        """Return the motion of one frame, uint8 [H, W, 3].
-
-        A frame without a face is not valid, and neither is a picture that has not changed for a
-        second: the camera is off or frozen.
-        """
+        """Return the motion of one frame, uint8 [H, W, 3]; `valid` is False without a face."""
         if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
             raise ValueError(f"a frame must be uint8 [H, W, 3], found {rgb.dtype} {rgb.shape}")
         if self._is_frozen(time_s, rgb):
@@ -87,7 +90,7 @@ class FaceMeshExtractor:
         # Any sensor's noise is more than this.
         if not is_comparable or cv2.absdiff(previous, sample).mean() > 0.02:
             self._changed_s = time_s
-        return time_s - self._changed_s >= FROZEN_AFTER_S
+        return time_s - self._changed_s >= self._frozen_after_s
 
 
 def measure(time_s: float, landmarks: Floats, *, aspect: float) -> Motion:

@@ -35,6 +35,7 @@ T = TypeVar("T")
 
 PORTRAITS: Final = Path(mimaface.__file__).parent / "assets" / "portraits"
 _SWEEP_S: Final = 1.0
+_FROZEN_AFTER_S: Final = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,7 @@ class Services:
         marker = LatencyMarker() if config.has_latency_marker else None
 
         def extractor() -> MotionExtractor:
-            extractor = FaceMeshExtractor()
+            extractor = FaceMeshExtractor(frozen_after_s=_FROZEN_AFTER_S)
             return extractor if marker is None else MarkedExtractor(extractor, marker)
 
         live = LiveSession(

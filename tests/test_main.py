@@ -11,12 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from mimaface.__main__ import main
 from mimaface.config import CONFIGS
 from mimaface.evaluation.scripted import scripted_motion
+from mimaface.photo import read_photo
 from mimaface.types import Motion, Pixels
 from mimaface.video import VideoReader, write_video
 from tests.clips import picture, record
@@ -279,6 +282,24 @@ def test_a_wrong_command_line_ends_with_status_2(
         main(arguments)
     assert ended.value.code == 2
     assert "usage: mimaface" in capsys.readouterr().err
+
+
+def test_the_avatar_is_pasted_back_into_its_photo(
+    run: Run, portrait: Path, driving_clip: Path, tmp_path: Path
+) -> None:
+    wall = np.full((501, 903, 3), 90, np.uint8)
+    wall[60:460, 300:700] = cv2.resize(read_photo(portrait), (400, 400))
+    photo, output = tmp_path / "photo.png", tmp_path / "output.mp4"
+    Image.fromarray(wall).save(photo)
+    run(
+        *("animate", "--source", photo, "--driving", driving_clip, "--output", output),
+        "--paste-back",
+    )
+    _, pictures = frames_of(output)
+    assert pictures[0].shape == (500, 902, 3)
+    assert np.abs(pictures[30][:, :200].astype(int) - 90).max() < 8
+    moved = np.abs(pictures[10].astype(int) - pictures[40])
+    assert moved[100:300, 400:600].mean() > 3
 
 
 def test_an_input_is_never_overwritten(
