@@ -84,13 +84,16 @@ window.read = (video, tell) => {
 """
 
 START_READING = """
-(source) => {
+([source, frames]) => {
   window.samples = [];
   window.estimates = [];
   setInterval(() => estimates.push(Number(document.getElementById("latency").textContent)), 1000);
   window.sent ??= new Map();
   if (source === "webcam") {
-    read(document.getElementById("self"), (n, now) => sent.set(n, now));
+    read(document.getElementById("self"), (n, now) => {
+      sent.set(n, now);
+      sent.delete((n + frames / 2) % frames); // From the clip's round before.
+    });
   }
   read(document.getElementById("avatar"), (n, now) => samples.push([now, n, now - sent.get(n)]));
 }
@@ -164,7 +167,7 @@ def measure(page: Page, server_pid: int, source: str, seconds: float) -> dict[st
     """Go live and return the figures of so many seconds."""
     page.click("#start")
     page.wait_for_selector("[data-state=live]", timeout=30_000)
-    page.evaluate(START_READING, source)
+    page.evaluate(START_READING, [source, CLIP_FRAMES])
     page.wait_for_function("count => samples.length > count", arg=WARM_UP)
     page.evaluate("samples.length = estimates.length = 0")
     first_rss = resident_mib(server_pid)
