@@ -227,10 +227,12 @@ def eye_frame(
 
 
 def _to_texels(frame: NDArray[np.float64], plate: Plate) -> NDArray[np.float64]:
-    # frame maps units to pixels; invert it and go on from units to texels.
-    inverse = np.linalg.inv(frame[:, :2])
-    units = np.column_stack([inverse, -inverse @ frame[:, 2] - (plate.left, plate.top)])
-    return units * plate.per_unit
+    # frame maps units to pixels; invert it and go on from units to texels. Two by two by hand:
+    # LAPACK would wake its threads for it.
+    (a, b, x), (c, d, y) = frame
+    inverse = np.array([[d, -b], [-c, a]]) / (a * d - b * c)
+    shift = -inverse @ (x, y) - (plate.left, plate.top)
+    return np.column_stack([inverse, shift]) * plate.per_unit
 
 
 def _iris(mesh: SourceMesh, side: int, gaze: Floats) -> NDArray[np.float64]:

@@ -104,6 +104,8 @@ class Motion:
             raise ValueError("there is no motion to join")
         if len({part.is_relative for part in parts}) > 1:
             raise ValueError("absolute and relative motion cannot be joined")
+        if len(parts) == 1:
+            return parts[0]
         rows: dict[str, Any] = {
             name: np.concatenate([getattr(part, name) for part in parts]) for name in _MOTION_SHAPES
         }

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+import cv2
 from aiortc import RTCDataChannel
 from PIL import Image
 
@@ -147,6 +148,8 @@ async def run_services(config: ServerConfig) -> AsyncIterator[Services]:
     # aiortc encodes on the loop's default executor, which is left to it alone.
     encoders = ThreadPoolExecutor(config.max_sessions, thread_name_prefix="encode")
     loop.set_default_executor(encoders)
+    # Its workers spin while they wait, which costs the other threads more than it gains.
+    cv2.setNumThreads(1)
     with ThreadPoolExecutor(2, thread_name_prefix="worker") as workers:
         model = load(config.model, size_px=config.size_px or None)
         sources = Sources(max_uploads=config.max_uploads, upload_ttl_s=config.upload_ttl_s)

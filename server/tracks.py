@@ -11,6 +11,7 @@ from typing import Final
 import av
 import numpy as np
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
+from av.video.reformatter import VideoReformatter
 
 from mimaface.types import Pixels
 from streaming.live import LiveSession
@@ -26,17 +27,18 @@ async def pump(track: MediaStreamTrack, live: LiveSession) -> None:
     The track's own queue has no bound, so it is always read; the session keeps the newest frame.
     """
     loop = asyncio.get_running_loop()
+    reformatter = VideoReformatter()  # a frame's own would start and end threads for each frame
     while True:
         try:
             frame = await track.recv()
         except MediaStreamError:
             return
         assert isinstance(frame, av.VideoFrame), "only video tracks are pumped"
-        live.feed(DrivingFrame(time_s=loop.time(), rgb=partial(_to_rgb, frame)))
+        live.feed(DrivingFrame(time_s=loop.time(), rgb=partial(_to_rgb, reformatter, frame)))
 
 
-def _to_rgb(frame: av.VideoFrame) -> Pixels:
-    return frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
+def _to_rgb(reformatter: VideoReformatter, frame: av.VideoFrame) -> Pixels:
+    return reformatter.reformat(frame, format="rgb24").to_ndarray().astype(np.uint8, copy=False)
 
 
 class AvatarTrack(MediaStreamTrack):
