@@ -7,6 +7,8 @@ import { helpFor, listCameras, openCamera, rememberCamera } from "./camera.js";
 /** @returns {any} an element that index.html has; which kind it is, its name tells */
 const $ = (/** @type {string} */ id) => document.getElementById(id);
 
+const RELAX_MS = 1000;
+
 const PHOTO_TYPES = ["image/jpeg", "image/png", "image/webp"];
 
 /** What the status line says, by phase; in a call, by the avatar's state. */
@@ -56,11 +58,14 @@ let phase = "idle";
 /** @type {import("./call.js").AvatarState} */
 let state = "waiting";
 let isPaused = false;
+/** @type {"due" | "relaxing" | "done"} where the guided calibration of this call is */
+let guidance = "due";
 
 // --- Showing ---------------------------------------------------------------------------------
 
 function show() {
-  const now = phase !== "live" ? phase : isPaused ? "paused" : state;
+  const seen = guidance === "relaxing" ? "calibrating" : state;
+  const now = phase !== "live" ? phase : isPaused ? "paused" : seen;
   document.body.dataset.phase = phase;
   document.body.dataset.state = now;
   const hint = camera?.muted && !isPaused ? "Your system has paused the camera" : HINT[now];
@@ -185,6 +190,7 @@ async function start() {
   phase = "connecting";
   state = "waiting";
   isPaused = false;
+  guidance = "due";
   show();
   if (document.activeElement === document.body) $("pause").focus(); // "Go live" has gone.
 
@@ -216,7 +222,8 @@ function listenTo(placed) {
     },
     state(message) {
       state = message.state;
-      showCalibration(message.calibration);
+      if (guidance !== "relaxing") showCalibration(message.calibration);
+      if (guidance === "due" && state === "calibrating") calibrate();
       show();
     },
     figures: showFigures,
@@ -245,6 +252,19 @@ function stop() {
   phase = "idle";
   show();
   if (hadFocus) $("start").focus();
+}
+
+/** Guide through two seconds: one to relax the face, one in which the server takes its neutral. */
+function calibrate() {
+  if (guidance === "relaxing") return;
+  guidance = "relaxing";
+  showCalibration(0);
+  show();
+  setTimeout(() => {
+    guidance = "done";
+    call?.recalibrate();
+    show();
+  }, RELAX_MS);
 }
 
 function togglePause() {
@@ -395,7 +415,7 @@ function wire() {
   $("start").addEventListener("click", start);
   $("stop").addEventListener("click", stop);
   $("pause").addEventListener("click", togglePause);
-  $("recalibrate").addEventListener("click", () => call.recalibrate());
+  $("recalibrate").addEventListener("click", calibrate);
   $("show-self").addEventListener("click", toggleSelf);
   $("show-stats").addEventListener("click", toggleStats);
   $("fullscreen").addEventListener("click", toggleFullscreen);

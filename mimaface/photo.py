@@ -55,9 +55,11 @@ def read_photo(photo: Path | bytes | Pixels) -> Pixels:
                 grey = Image.new("RGBA", rgba.size, (128, 128, 128, 255))
                 upright = Image.alpha_composite(grey, rgba)
             return np.asarray(upright.convert("RGB"))
+    except FileNotFoundError as error:
+        raise UnreadableMediaError(f"{name} does not exist") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UnreadableMediaError(
-            f"{name} cannot be read as a JPEG, PNG or WebP picture: {error}"
+            f"{name} cannot be read as a JPEG, PNG or WebP picture: save it as one and try again"
         ) from error
 
 

@@ -16,13 +16,13 @@ from tests.fakes import Extractor, driving_frame, paint, portrait
 
 
 class Camera(MediaStreamTrack):
-    """Three frames of rising shade, then the end."""
+    """A frame of each shade, then the end."""
 
     kind = "video"
 
-    def __init__(self) -> None:
+    def __init__(self, *shades: int) -> None:
         super().__init__()
-        self.shades = [50, 100, 150]
+        self.shades = list(shades)
 
     async def recv(self) -> av.VideoFrame:
         if not self.shades:
@@ -113,9 +113,19 @@ def test_what_is_drawn_on_a_frame_is_sent() -> None:
 
 def test_the_pump_feeds_the_webcams_frames_until_its_track_ends() -> None:
     async def scene(live: LiveSession) -> None:
-        await pump(Camera(), live)
+        await pump(Camera(50, 100, 150), live)
         await until(AvatarTrack(live, fps=30), 11)
         assert live.stats(asyncio.get_running_loop().time()).driving_fps > 0
+
+    run(scene)
+
+
+def test_a_webcam_that_ends_before_its_first_frame_leaves_the_still() -> None:
+    async def scene(live: LiveSession) -> None:
+        await pump(Camera(), live)
+        track = AvatarTrack(live, fps=1000)
+        assert {shade(await track.recv()) for _ in range(5)} == {10}
+        assert live.state(asyncio.get_running_loop().time()) == "waiting"
 
     run(scene)
 
