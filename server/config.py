@@ -10,6 +10,7 @@ from typing import Any, Final
 from mimaface.config import CONFIGS
 
 PREFIX: Final = "MIMAFACE_"
+SIZES_PX: Final = (256, 512)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +21,7 @@ class ServerConfig:
         host: address to listen on.
         port: port to listen on, 0 for any free one.
         model: name of the model.
-        size_px: side of the square avatar, 0 for the model's own.
+        size_px: side of the square avatar.
         fps: avatar frames per second without driving frames.
         max_sessions: sessions at a time; the next one is told to come back later.
         max_upload_bytes: of one uploaded photo.
@@ -34,7 +35,7 @@ class ServerConfig:
     host: str = "127.0.0.1"
     port: int = 8000
     model: str = "tiny"
-    size_px: int = 0
+    size_px: int = 512
     fps: int = 30
     max_sessions: int = 4
     max_upload_bytes: int = 8 * 1024 * 1024
@@ -47,6 +48,8 @@ class ServerConfig:
     def __post_init__(self) -> None:
         if self.model not in CONFIGS:
             raise ValueError(f"model must be one of {', '.join(CONFIGS)}, found {self.model!r}")
+        if self.size_px not in SIZES_PX:
+            raise ValueError(f"size_px must be one of {SIZES_PX}, found {self.size_px}")
         if not 0 <= self.port <= 65535:
             raise ValueError(f"port must be 0 to 65535, found {self.port}")
         if not 1 <= self.fps <= 60:
@@ -86,7 +89,11 @@ def parse_config(arguments: Sequence[str], environ: Mapping[str, str]) -> Server
     parser.add_argument("--port", type=int, default=base.port, help="port to listen on, 0 for any")
     parser.add_argument("--model", choices=sorted(CONFIGS), default=base.model)
     parser.add_argument(
-        "--size-px", type=int, default=base.size_px, help="side of the avatar, 0: the model's own"
+        "--size-px",
+        type=int,
+        choices=SIZES_PX,
+        default=base.size_px,
+        help="side of the avatar; 256 takes less of the processor",
     )
     parser.add_argument("--lan", action="store_true", help="let other machines connect")
     parser.add_argument(

@@ -151,7 +151,7 @@ async def run_services(config: ServerConfig) -> AsyncIterator[Services]:
     # Its workers spin while they wait, which costs the other threads more than it gains.
     cv2.setNumThreads(1)
     with ThreadPoolExecutor(2, thread_name_prefix="worker") as workers:
-        model = load(config.model, size_px=config.size_px or None)
+        model = load(config.model, size_px=config.size_px)
         sources = Sources(max_uploads=config.max_uploads, upload_ttl_s=config.upload_ttl_s)
         for portrait in await loop.run_in_executor(workers, _encode_portraits, model):
             sources.add_portrait(portrait)

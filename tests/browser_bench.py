@@ -25,6 +25,7 @@ from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 from mimaface.types import Pixels
+from server.config import SIZES_PX
 from tests.browser_setup import (
     FPS,
     PORTRAITS,
@@ -114,6 +115,7 @@ def main() -> int:
         default="canvas",
         help="canvas: from the drawing on; webcam: a file, from the local preview on",
     )
+    parser.add_argument("--size", type=int, choices=SIZES_PX, default=256, help="of the avatar")
     parser.add_argument(
         "--server-arg", action="append", default=[], help="passed on to python -m server"
     )
@@ -121,7 +123,9 @@ def main() -> int:
     faces = moving_face(min(PORTRAITS.glob("*.jpg")), frames=CLIP_FRAMES)
     with (
         tempfile.TemporaryDirectory() as folder,
-        run_server("--latency-marker", *arguments.server_arg) as server,
+        run_server(
+            "--latency-marker", "--size-px", str(arguments.size), *arguments.server_arg
+        ) as server,
         sync_playwright() as playwright,
     ):
         webcam = Path(folder) / "face.mjpeg"
@@ -138,6 +142,7 @@ def main() -> int:
         browser.close()
     report = {
         "source": arguments.source,
+        "size_px": arguments.size,
         "server_arguments": arguments.server_arg,
         "seconds": arguments.seconds,
         "cpus": os.cpu_count(),

@@ -45,7 +45,7 @@ class Server(uvicorn.Server):
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    server = Server(create_app(ServerConfig(max_sessions=MAX_SESSIONS)))
+    server = Server(create_app(ServerConfig(max_sessions=MAX_SESSIONS, size_px=256)))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()

@@ -36,6 +36,7 @@ def test_a_wrong_setting_is_named() -> None:
     [
         ({"model": "huge"}, "model must be one of tiny.*found 'huge'"),
         ({"port": 70000}, "port must be 0 to 65535, found 70000"),
+        ({"size_px": 300}, r"size_px must be one of \(256, 512\), found 300"),
         ({"fps": 0}, "fps must be 1 to 60, found 0"),
         ({"max_sessions": 0}, "max_sessions must be at least 1, found 0"),
     ],
