@@ -32,6 +32,7 @@ from mimaface.errors import MimafaceError, UnreadableMediaError, UnwritableMedia
 from mimaface.evaluation.bench import Stopwatch, bench, machine
 from mimaface.evaluation.evaluate import FACE_SHARE_TARGET, Evaluation, evaluate
 from mimaface.motion import FaceMeshExtractor, relative_ahead
+from mimaface.native_logs import hide_native_logs
 from mimaface.photo import read_photo
 from mimaface.types import ClipRequest, Motion, Pixels
 from mimaface.video import USUAL_FPS, VideoReader, naming_errors, whole_file, write_video
@@ -352,4 +353,5 @@ def _positive(text: str) -> int:
 
 
 if __name__ == "__main__":
+    hide_native_logs()
     sys.exit(main())

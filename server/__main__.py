@@ -9,6 +9,7 @@ import sys
 
 import uvicorn
 
+from mimaface.native_logs import hide_native_logs
 from server.app import create_app
 from server.config import parse_config
 
@@ -68,4 +69,5 @@ def _announcement(host: str, port: int) -> str:
 
 
 if __name__ == "__main__":
+    hide_native_logs()
     sys.exit(main())
