@@ -57,16 +57,21 @@ def rasterize(
             px = np.float32(left) + half
             u = ((bx - px) * (cy - py) - (cx - px) * (by - py)) / area
             v = ((cx - px) * (ay - py) - (ax - px) * (cy - py)) / area
+            was_inside = False
             for x in range(left, right):
                 w = one - u - v
                 if u >= edge and v >= edge and w >= edge:
+                    was_inside = True
                     inverse = u * ia + v * ib + w * ic
                     if inverse > nearest[y, x]:
                         nearest[y, x] = inverse
                         index[y, x] = t
-                        weights[y, x, 0] = u * ia / inverse
-                        weights[y, x, 1] = v * ib / inverse
-                        weights[y, x, 2] = w * ic / inverse
+                        depth = one / inverse
+                        weights[y, x, 0] = u * ia * depth
+                        weights[y, x, 1] = v * ib * depth
+                        weights[y, x, 2] = w * ic * depth
+                elif was_inside:
+                    break
                 u += du
                 v += dv
     return index, weights
