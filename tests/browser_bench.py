@@ -187,7 +187,12 @@ def measure(page: Page, server_pid: int, source: str, seconds: float) -> dict[st
 
 
 def summarise(samples: Sequence[tuple[float, int, float, int]], seconds: float) -> dict[str, Any]:
-    """Turn (presented at ms, counter, latency ms, frames presented so far) of every presented frame into figures."""
+    """Turn what was read of the avatar into figures.
+
+    Args:
+        samples: presented at ms, counter, latency ms, frames presented so far.
+        seconds: how long the bench was asked to run.
+    """
     times_ms, counters, latency_ms, presented = np.array(samples).T
     # A repeated frame is no new measurement, and a number never sent was misread.
     is_new = np.append(True, np.diff(counters) != 0)
