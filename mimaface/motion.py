@@ -35,7 +35,6 @@ EASE_S: Final = 0.6  # then eases to the idle pose in this time,
 RETURN_S: Final = 0.35  # and comes back from there in this time.
 FORGET_AFTER_S: Final = 5.0  # after a longer loss somebody else may sit there: calibrate anew
 
-
 Payload = TypeVar("Payload")
 
 

@@ -185,8 +185,7 @@ def _move(mesh: SourceMesh, motion: Motion, frame: int) -> _Placed:
 
 
 def _move_rings(mesh: SourceMesh, turn: NDArray[np.float64], face: Floats) -> Floats:
-    # Hair and skull look the same from a little to the side: away from the face only the roll
-    # in the picture's plane is followed, not the turn out of it.
+    # Away from the head the turn out of the picture's plane fades, the roll in it does not.
     roll = np.arctan2(turn[1, 0] - turn[0, 1], turn[0, 0] + turn[1, 1])
     rolling = cv2.Rodrigues(np.array([0.0, 0.0, roll]))[0]
     rolled = mesh.rings @ rolling.T.astype(np.float32)

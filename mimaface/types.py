@@ -127,8 +127,10 @@ class Motion:
             with path.open("rb") as file:
                 stored = np.load(file, allow_pickle=False)
                 rows: dict[str, Any] = {name: stored[name] for name in _MOTION_SHAPES}
+                if not all(np.isfinite(row).all() for row in rows.values()):
+                    raise ValueError("it holds values that are no numbers")
                 return Motion(**rows, is_relative=bool(stored["is_relative"]))
-        except (OSError, KeyError, ValueError, EOFError, BadZipFile) as error:
+        except (OSError, KeyError, ValueError, TypeError, EOFError, BadZipFile) as error:
             raise UnreadableMediaError(f"{path} is not a motion file: {error}") from error
 
 

@@ -265,6 +265,13 @@ def test_a_file_that_holds_no_motion_is_named(content: bytes, tmp_path: Path) ->
         Motion.load(path)
 
 
+def test_motion_with_values_that_are_no_numbers_is_refused(face: Motion, tmp_path: Path) -> None:
+    path = tmp_path / "motion.npz"
+    replace(face, gaze=np.full((1, 4), np.nan, np.float32)).save(path)
+    with pytest.raises(UnreadableMediaError, match="no numbers"):
+        Motion.load(path)
+
+
 def test_motion_of_wrong_shape_is_refused(face: Motion) -> None:
     with pytest.raises(ValueError, match="gaze"):
         replace(face, gaze=np.zeros((1, 3), np.float32))
