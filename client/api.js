@@ -68,7 +68,7 @@ export async function fetchPortraits() {
 /**
  * Upload a photo to be animated. Call it only after the person has confirmed their right to it.
  *
- * @param {File} photo
+ * @param {Blob} photo
  * @returns {Promise<{id: string, url: string, width: number, height: number}>} the accepted crop
  */
 export async function uploadPhoto(photo) {

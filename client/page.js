@@ -8,6 +8,7 @@ import { helpFor, listCameras, openCamera, rememberCamera } from "./camera.js";
 const $ = (/** @type {string} */ id) => document.getElementById(id);
 
 const RELAX_MS = 1000;
+const MOST_PHOTO_SIDE = 2048; // A phone's photos are far larger, and gain nothing by it.
 
 const PHOTO_TYPES = ["image/jpeg", "image/png", "image/webp"];
 
@@ -367,10 +368,6 @@ async function usePhoto(photo) {
   if (!PHOTO_TYPES.includes(photo.type)) {
     return sayOfPhoto(`${photo.name} is not a JPEG, PNG or WebP picture.`, "error");
   }
-  if (photo.size > config.max_upload_bytes) {
-    const mib = config.max_upload_bytes / 2 ** 20;
-    return sayOfPhoto(`${photo.name} is larger than ${mib} MiB. Make it smaller first.`, "error");
-  }
   if (!$("consent").checked) {
     pendingPhoto = photo;
     $("consent").focus();
@@ -381,7 +378,12 @@ async function usePhoto(photo) {
   }
   sayOfPhoto("Checking the photo", "busy");
   try {
-    const { id, url } = await uploadPhoto(photo);
+    const fitted = await fit(photo);
+    if (fitted.size > config.max_upload_bytes) {
+      const mib = config.max_upload_bytes / 2 ** 20;
+      return sayOfPhoto(`${photo.name} is larger than ${mib} MiB. Make it smaller first.`, "error");
+    }
+    const { id, url } = await uploadPhoto(fitted);
     const choice = { id, url, name: "Yours" };
     addPortrait(choice).checked = true;
     choosePortrait(choice);
@@ -389,6 +391,24 @@ async function usePhoto(photo) {
   } catch (error) {
     sayOfPhoto(error.message, "error");
   }
+}
+
+/**
+ * @param {File} photo
+ * @returns {Promise<Blob>} the photo, made smaller if it is larger than can be of use
+ */
+async function fit(photo) {
+  const picture = await createImageBitmap(photo).catch(() => null);
+  if (!picture) return photo; // The server says what is wrong with it.
+  const scale = MOST_PHOTO_SIDE / Math.max(picture.width, picture.height);
+  if (scale >= 1) return photo;
+  const canvas = document.createElement("canvas");
+  [canvas.width, canvas.height] = [picture.width * scale, picture.height * scale];
+  canvas.getContext("2d").drawImage(picture, 0, 0, canvas.width, canvas.height);
+  const type = photo.type === "image/jpeg" ? "image/jpeg" : "image/png"; // One keeps transparency.
+  return new Promise((resolve) => {
+    canvas.toBlob((blob) => resolve(blob ?? photo), type, 0.92);
+  });
 }
 
 /**

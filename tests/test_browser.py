@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import httpx
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from tests.browser_setup import (
@@ -212,6 +214,17 @@ def test_a_photo_is_not_uploaded_without_consent(page: Page) -> None:
     expect(page.locator("#photo-message")).to_contain_text("Ready")
     expect(page.locator("#portraits input").last).to_be_checked()
     expect(page.locator("#still")).to_have_attribute("src", re.compile("/v1/sources/"))
+
+
+def test_a_photo_of_a_phone_is_made_smaller_before_it_is_uploaded(
+    page: Page, tmp_path: Path
+) -> None:
+    photo = tmp_path / "phone.jpg"
+    with Image.open(min(PORTRAITS.glob("*.jpg"))) as portrait:
+        portrait.resize((3500, 3500)).save(photo)  # 12 megapixels, more than the server takes
+    page.check("#consent", force=True)
+    page.set_input_files("#photo", photo)
+    expect(page.locator("#photo-message")).to_contain_text("Ready", timeout=20_000)
 
 
 def test_a_text_file_named_png_shows_what_the_server_says(page: Page) -> None:
