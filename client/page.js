@@ -61,6 +61,7 @@ let state = "waiting";
 let isPaused = false;
 /** @type {"due" | "relaxing" | "done"} where the guided calibration of this call is */
 let guidance = "due";
+let relaxTimer = 0;
 
 // --- Showing ---------------------------------------------------------------------------------
 
@@ -243,6 +244,7 @@ function listenTo(placed) {
 
 function stop() {
   const hadFocus = $("stop").parentElement.contains(document.activeElement);
+  clearTimeout(relaxTimer);
   call?.end();
   call = null;
   camera?.stop();
@@ -261,7 +263,7 @@ function calibrate() {
   guidance = "relaxing";
   showCalibration(0);
   show();
-  setTimeout(() => {
+  relaxTimer = setTimeout(() => {
     guidance = "done";
     call?.recalibrate();
     show();

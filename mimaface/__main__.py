@@ -33,12 +33,11 @@ from mimaface.evaluation.bench import Stopwatch, bench, machine
 from mimaface.evaluation.evaluate import FACE_SHARE_TARGET, Evaluation, evaluate
 from mimaface.motion import FaceMeshExtractor, relative_ahead
 from mimaface.native_logs import hide_native_logs
-from mimaface.photo import read_photo
+from mimaface.photo import built_in_portraits, read_photo
 from mimaface.types import ClipRequest, Motion, Pixels
 from mimaface.video import USUAL_FPS, VideoReader, naming_errors, whole_file, write_video
 
 SIZES: Final = (256, 512)
-PORTRAITS: Final = Path(mimaface.__file__).parent / "assets" / "portraits"
 
 # A frame of motion, and the driver's picture where it is to be shown.
 Driving = Iterator[tuple[Motion, Pixels | None]]
@@ -302,7 +301,7 @@ def _table(evaluation: Evaluation) -> Table:
 
 
 def _bench(args: argparse.Namespace) -> dict[str, Any]:
-    photo = args.source or min(PORTRAITS.glob("*.jpg"))
+    photo = args.source or built_in_portraits()[0]
     model = load(args.model, size_px=args.size)
     stages = bench(model, photo, frames=args.frames, clock=perf_counter)
     print(f"{args.model} at {args.size}x{args.size}, 0 denoising steps, on {machine()}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -25,6 +25,11 @@ SMALLEST_FACE_PX: Final = 96
 DETECTOR_BOX: Final = 1.55  # head units that MediaPipe's face detector spans from brow to chin
 CROP_SIDE: Final = 4.6  # head units: head and shoulders
 CROP_DROP: Final = 0.2  # head units from the middle of the detector's box down to the crop's
+
+
+def built_in_portraits() -> list[Path]:
+    """Return the photos that come with the package, in the order of their names."""
+    return sorted((Path(__file__).parent / "assets" / "portraits").glob("*.jpg"))
 
 
 def read_photo(photo: Path | bytes | Pixels) -> Pixels:
@@ -80,11 +85,12 @@ def only_face(picture: Pixels) -> tuple[float, float, float]:
     """
     from mediapipe.python.solutions.face_detection import FaceDetection
 
-    boxes: list[Any] = []
     for model in (1, 0):  # 1 finds small faces, 0 the ones that fill the picture
         with FaceDetection(model_selection=model, min_detection_confidence=0.5) as detector:
             found = detector.process(picture).detections or []
-        boxes = boxes or [one.location_data.relative_bounding_box for one in found]
+        if found:
+            break
+    boxes = [one.location_data.relative_bounding_box for one in found]
     if not boxes:
         raise NoFaceError(
             "no face was found in the photo: take one that shows a face from the front"

@@ -10,16 +10,15 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import cv2
 from aiortc import RTCDataChannel
 from PIL import Image
 
-import mimaface
 from mimaface.animate import Model, animate, encode_source, load
 from mimaface.motion import FaceMeshExtractor, MotionExtractor, RelativeMotion
+from mimaface.photo import built_in_portraits
 from mimaface.types import ClipRequest
 from server.config import ServerConfig
 from server.control import Control
@@ -34,7 +33,6 @@ from streaming.live import LiveSession
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-PORTRAITS: Final = Path(mimaface.__file__).parent / "assets" / "portraits"
 _SWEEP_S: Final = 1.0
 _FROZEN_AFTER_S: Final = 1.0
 
@@ -188,7 +186,7 @@ def _encode_portraits(model: Model) -> list[Source]:
             appearance=encode_source(model, path),
             is_private=False,
         )
-        for path in sorted(PORTRAITS.glob("*.jpg"))
+        for path in built_in_portraits()
     ]
 
 

@@ -20,12 +20,12 @@ from typing import Any, Final
 
 import numpy as np
 
-import mimaface
 from mimaface.animate import Model, animate, encode_source, load
 from mimaface.config import CONFIGS
 from mimaface.evaluation.bench import machine
 from mimaface.evaluation.scripted import scripted_motion
 from mimaface.motion import FaceMeshExtractor
+from mimaface.photo import built_in_portraits
 from mimaface.types import Appearance, ClipRequest, Pixels
 from streaming.backend import LocalBackend
 from streaming.live import LiveSession
@@ -35,7 +35,6 @@ from streaming.types import DrivingFrame
 FPS: Final = 30
 WEBCAM_PX: Final = (480, 640)
 PERFORMANCE: Final = 90  # frames, then it starts again
-PORTRAITS: Final = Path(mimaface.__file__).parent / "assets" / "portraits"
 STAGES: Final = ("motion_ms", "render_ms", "server_ms")
 
 
@@ -55,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.seconds <= SPAN_S or args.sessions < 1:
         parser.error(f"--seconds must be more than {SPAN_S:.0f} and --sessions at least 1")
     model = load(args.model, size_px=args.size)
-    appearance = encode_source(model, args.source or min(PORTRAITS.glob("*.jpg")))
+    appearance = encode_source(model, args.source or built_in_portraits()[0])
     rows = run(model, appearance, seconds=args.seconds, sessions=args.sessions)
     result = {
         "model": model.config.name,

@@ -24,11 +24,11 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
+from mimaface.photo import built_in_portraits
 from mimaface.types import Pixels
 from server.config import SIZES_PX
 from tests.browser_setup import (
     FPS,
-    PORTRAITS,
     STRIP_PX,
     WIDTH_PX,
     launch,
@@ -122,7 +122,7 @@ def main() -> int:
         "--server-arg", action="append", default=[], help="passed on to python -m server"
     )
     arguments = parser.parse_args()
-    faces = moving_face(min(PORTRAITS.glob("*.jpg")), frames=CLIP_FRAMES)
+    faces = moving_face(built_in_portraits()[0], frames=CLIP_FRAMES)
     with (
         tempfile.TemporaryDirectory() as folder,
         run_server(

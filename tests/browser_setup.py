@@ -16,13 +16,11 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import Browser, Playwright
 
-import mimaface
 from mimaface.animate import animate, encode_source, load
 from mimaface.evaluation.scripted import scripted_motion
 from mimaface.types import ClipRequest, Motion, Pixels
 
 ROOT = Path(__file__).parents[1]
-PORTRAITS = Path(mimaface.__file__).parent / "assets" / "portraits"
 FPS = 30
 WIDTH_PX, HEIGHT_PX = 640, 480
 STRIP_PX = HEIGHT_PX // 12  # kept free at the top, for the bench's block counter

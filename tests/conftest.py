@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-import mimaface
 from mimaface.animate import animate, encode_source, load
 from mimaface.evaluation.scripted import scripted_motion
+from mimaface.photo import built_in_portraits
 from mimaface.types import ClipRequest
 from mimaface.video import write_video
 
@@ -19,7 +19,7 @@ FRAMES = 75
 @pytest.fixture(scope="session")
 def portraits() -> list[Path]:
     """The built-in portraits."""
-    return sorted((Path(mimaface.__file__).parent / "assets" / "portraits").glob("*.jpg"))
+    return built_in_portraits()
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
+from mimaface.photo import built_in_portraits
 from tests.browser_setup import (
-    PORTRAITS,
     find_chromium,
     launch,
     moving_face,
@@ -63,7 +63,7 @@ def server_url() -> Iterator[str]:
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     webcam = tmp_path_factory.mktemp("webcam") / "face.mjpeg"
-    write_webcam_clip(webcam, moving_face(min(PORTRAITS.glob("*.jpg")), frames=120))
+    write_webcam_clip(webcam, moving_face(built_in_portraits()[0], frames=120))
     with sync_playwright() as playwright:
         browser = launch(playwright, f"--use-file-for-fake-video-capture={webcam}")
         yield browser
@@ -206,7 +206,7 @@ def test_the_keyboard_reaches_every_action(page: Page) -> None:
 def test_a_photo_is_not_uploaded_without_consent(page: Page) -> None:
     requested: list[str] = []
     page.on("request", lambda request: requested.append(request.url))
-    page.set_input_files("#photo", min(PORTRAITS.glob("*.jpg")))
+    page.set_input_files("#photo", built_in_portraits()[0])
     expect(page.locator("#photo-message")).to_contain_text("tick the box")
     assert not [url for url in requested if url.endswith("/v1/sources")]
 
@@ -220,7 +220,7 @@ def test_a_photo_of_a_phone_is_made_smaller_before_it_is_uploaded(
     page: Page, tmp_path: Path
 ) -> None:
     photo = tmp_path / "phone.jpg"
-    with Image.open(min(PORTRAITS.glob("*.jpg"))) as portrait:
+    with Image.open(built_in_portraits()[0]) as portrait:
         portrait.resize((3500, 3500)).save(photo)  # 12 megapixels, more than the server takes
     page.check("#consent", force=True)
     page.set_input_files("#photo", photo)
