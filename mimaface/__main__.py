@@ -1,4 +1,4 @@
-"""The command line: python -m mimaface animate | track | evaluate | bench.
+"""The command line: python -m mimaface animate | track | evaluate | bench | fetch | convert.
 
 Tables and progress are for people; the last line on stdout is JSON, for programs. An error takes
 one line on stderr and ends with status 1.
@@ -25,11 +25,11 @@ from rich.progress import track as with_progress
 from rich.table import Table
 
 import mimaface
-from mimaface.animate import animate, encode_source, load
+from mimaface.animate import Model, animate, encode_source, load
 from mimaface.appearance import paste_back
-from mimaface.config import CONFIGS
+from mimaface.config import AUTOENCODERS, CONFIGS
 from mimaface.errors import MimafaceError, UnreadableMediaError, UnwritableMediaError
-from mimaface.evaluation.bench import Stopwatch, bench, machine
+from mimaface.evaluation.bench import Run, Stopwatch, bench, device_name, machine
 from mimaface.evaluation.evaluate import FACE_SHARE_TARGET, Evaluation, evaluate
 from mimaface.motion import FaceMeshExtractor, relative_ahead
 from mimaface.native_logs import hide_native_logs
@@ -76,16 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--source", type=Path, required=True, help="the photo, one face")
     added.add_argument("--driving", type=Path, required=True, help="a video, or motion as .npz")
     added.add_argument("--output", type=_named(".mp4"), required=True, help="the video to make")
-    added.add_argument("--model", choices=CONFIGS, default="tiny", help="which model")
-    added.add_argument("--steps", type=int, default=0, help="denoising steps")
-    added.add_argument("--size", type=int, choices=SIZES, default=SIZES[0], help="side in pixels")
-    added.add_argument("--seed", type=int, default=0, help="of the denoiser's noise")
-    added.add_argument(
-        "--device",
-        choices=("auto", "cpu"),
-        default="auto",
-        help="where the model runs; tiny runs on the CPU",
-    )
+    _add_model(added)
+    added.add_argument("--steps", type=_count, default=0, help="denoising steps; 0 is the mesh")
+    added.add_argument("--seed", type=_count, default=0, help="of the denoiser's noise")
     framing = added.add_mutually_exclusive_group()
     framing.add_argument(
         "--side-by-side", action="store_true", default=False, help="show the driver beside it"
@@ -103,11 +96,70 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--output", type=Path, required=True, help="the video that was made")
 
     added = command("bench", _bench, "time each stage on this machine")
-    added.add_argument("--model", choices=CONFIGS, default="tiny", help="which model")
-    added.add_argument("--size", type=int, choices=SIZES, default=SIZES[0], help="side in pixels")
-    added.add_argument("--frames", type=_positive, default=200, help="how many to measure")
+    _add_model(added)
+    added.add_argument("--steps", type=_counts, default=[0], help="denoising steps, as 1,2,4")
+    added.add_argument(
+        "--frames", type=_counts, help="frames of a clip, as 4,10; else the model's own number"
+    )
+    added.add_argument("--repeats", type=_positive, default=200, help="how many clips to measure")
+    added.add_argument("--decoder", choices=AUTOENCODERS, help="of untrained weights")
+    added.add_argument("--compile", action="store_true", default=False, help="compile the denoiser")
     added.add_argument("--source", type=Path, help="the photo, if not a built-in portrait")
+
+    added = command("fetch", _fetch, "download the official checkpoints, in the release's layout")
+    added.add_argument("--folder", type=Path, required=True, help="where to")
+
+    added = command("convert", _convert, "make a weight file of the official checkpoints")
+    added.add_argument("--folder", type=Path, required=True, help="what fetch filled")
+    added.add_argument("--output", type=_named(".safetensors"), required=True, help="the file")
+    added.add_argument(
+        "--decoder", choices=AUTOENCODERS, default="kl", help="taesd is quicker and softer"
+    )
+    added.add_argument("--lora", type=Path, help="a LoRA of Stable Diffusion 1.5 to fuse in")
+    added.add_argument("--lora-scale", type=float, default=1.0, help="how much of it")
     return parser
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", choices=CONFIGS, default="tiny", help="which model")
+    parser.add_argument(
+        "--weights", help="file of its weights, or 'random'; without, it draws its mesh"
+    )
+    parser.add_argument("--size", type=int, choices=SIZES, help="side in pixels, if not its own")
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="where it runs"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        default="auto",
+        help="of what works for every frame; auto is bfloat16 on a GPU",
+    )
+    parser.add_argument(
+        "--attention",
+        choices=("sdpa", "xformers"),
+        default="sdpa",
+        help="kernel of the spatial attentions; xformers is an optional package for GPUs",
+    )
+
+
+def _load(args: argparse.Namespace, **options: Any) -> Model:
+    weights = args.weights
+    if weights not in (None, "random"):
+        weights = Path(weights)
+    try:
+        return load(
+            args.model,
+            size_px=args.size,
+            weights=weights,
+            device=args.device,
+            precision=args.precision,
+            attention=args.attention,
+            **options,
+        )
+    except ValueError as error:
+        args.usage_error(str(error))
+        raise AssertionError from error  # a usage error ends the program
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -123,12 +175,14 @@ def _animate(args: argparse.Namespace) -> dict[str, Any]:
             raise UnwritableMediaError(f"{given} would be overwritten: name another output")
     stopwatch = Stopwatch(perf_counter)
     with ExitStack() as stack:
-        driver = _open_driver(args, stack, stopwatch)
         with stopwatch.stage("load"):
-            model = load(args.model, size_px=args.size)
+            model = _load(args)
+            model.check_steps(args.steps)
             photo = read_photo(args.source)
             appearance = encode_source(model, photo)
-        width, height = args.size * (2 if args.side_by_side else 1), args.size
+        size = model.config.size_px
+        driver = _open_driver(args, stack, stopwatch, size_px=size)
+        width, height = size * (2 if args.side_by_side else 1), size
         if args.paste_back:
             # H.264 halves the colour's resolution: sides must be even.
             height, width = (side // 2 * 2 for side in photo.shape[:2])
@@ -187,10 +241,12 @@ class _Driver:
     video: VideoReader | None
 
 
-def _open_driver(args: argparse.Namespace, stack: ExitStack, stopwatch: Stopwatch) -> _Driver:
+def _open_driver(
+    args: argparse.Namespace, stack: ExitStack, stopwatch: Stopwatch, *, size_px: int
+) -> _Driver:
     if args.driving.suffix != ".npz":
         video = stack.enter_context(VideoReader(args.driving))
-        filmed = _filmed(video, stopwatch, box_px=args.size if args.side_by_side else None)
+        filmed = _filmed(video, stopwatch, box_px=size_px if args.side_by_side else None)
         frames, fps, expected = relative_ahead(filmed), video.fps, video.expected_frames
         return _Driver(frames=frames, fps=fps, expected_frames=expected, video=video)
     if args.side_by_side:
@@ -302,22 +358,95 @@ def _table(evaluation: Evaluation) -> Table:
 
 def _bench(args: argparse.Namespace) -> dict[str, Any]:
     photo = args.source or built_in_portraits()[0]
-    model = load(args.model, size_px=args.size)
-    stages = bench(model, photo, frames=args.frames, clock=perf_counter)
-    print(f"{args.model} at {args.size}x{args.size}, 0 denoising steps, on {machine()}")
-    table = Table("stage")
-    for heading in ("p50 ms", "p95 ms"):
-        table.add_column(heading, justify="right")
-    for each in stages:
-        table.add_row(each.stage, f"{each.p50_ms:.2f}", f"{each.p95_ms:.2f}")
-    Console().print(table)
+    if args.weights is None and any(args.steps):
+        args.weights = "random"  # as quick as trained ones
+    model = _load(args, decoder=args.decoder)
+    if args.compile and model.generator is not None:
+        model.generator.denoiser.compile(dynamic=False)
+    config = model.config
+    lengths = {steps: args.frames or [_own_frames(model, steps)] for steps in args.steps}
+    try:
+        runs = [
+            bench(model, photo, steps=steps, frames=each, repeats=args.repeats, clock=perf_counter)
+            for steps, frames in lengths.items()
+            for each in frames
+        ]
+    except ValueError as error:
+        args.usage_error(str(error))
+    precision = "no generator" if model.generator is None else str(model.generator.dtype)[6:]
+    print(f"{args.model} at {config.size_px}x{config.size_px}, {precision}, {device_name(model)}")
+    Console().print(_bench_table(runs))
     return {
         "machine": machine(),
+        "device": device_name(model),
         "model": args.model,
-        "size": args.size,
-        "steps": 0,
-        "frames": args.frames,
-        "stages": [asdict(each) for each in stages],
+        "size": config.size_px,
+        "precision": precision,
+        "decoder": config.autoencoder.kind,
+        "compiled": args.compile,
+        "repeats": args.repeats,
+        "runs": [asdict(run) for run in runs],
+    }
+
+
+def _own_frames(model: Model, steps: int) -> int:
+    config = model.config
+    return config.new_frames + (config.carried_frames if steps and config.ica == "overlap" else 0)
+
+
+def _bench_table(runs: Sequence[Run]) -> Table:
+    table = Table("p50 ms (p95)", caption_justify="left")
+    for run in runs:
+        table.add_column(f"{run.steps} steps, {run.frames} frames", justify="right")
+    stages = dict.fromkeys(each.stage for run in runs for each in run.stages)
+    for stage in stages:
+        cells = []
+        for run in runs:
+            found = [each for each in run.stages if each.stage == stage]
+            cells.append(f"{found[0].p50_ms:.2f} ({found[0].p95_ms:.2f})" if found else "")
+        table.add_row(stage, *cells)
+    table.add_row("new frames", *(str(run.new_frames) for run in runs))
+    table.add_row("fps", *(f"{run.fps:.1f}" for run in runs))
+    table.add_row("memory, MiB", *(str(run.memory_mib) for run in runs))
+    table.caption = "extract and relative are per frame, the other stages per clip"
+    return table
+
+
+def _fetch(args: argparse.Namespace) -> dict[str, Any]:
+    from mimaface.hub import LICENCES, OFFICIAL, face_model_note, fetch
+
+    for what, terms in LICENCES.items():
+        print(f"{what}: {terms}")
+    report = fetch(OFFICIAL, args.folder, progress=True)
+    print(
+        f"{len(report.downloaded)} files downloaded ({report.downloaded_bytes / 1e9:.2f} GB), "
+        f"{len(report.verified)} were there and are whole"
+    )
+    if report.unverified:
+        print(f"not on the hub, so not verified: {', '.join(report.unverified)}")
+    if report.absent:
+        print(f"not on the hub and not needed: {', '.join(report.absent)}")
+    note = face_model_note(args.folder)
+    print(note or f"next: mimaface convert --folder {args.folder} --output sd15.safetensors")
+    return asdict(report) | {"folder": str(args.folder), "notes": [note] if note else []}
+
+
+def _convert(args: argparse.Namespace) -> dict[str, Any]:
+    from mimaface.lora import fuse_lora, read_lora
+    from mimaface.official import read_official
+    from mimaface.weights import save
+
+    generator = read_official(args.folder, decoder=args.decoder)
+    fused = 0
+    if args.lora:
+        fused = fuse_lora(generator.denoiser, read_lora(args.lora), scale=args.lora_scale)
+    save(generator, args.output)
+    return {
+        "output": str(args.output),
+        "model": generator.config.name,
+        "parameters": sum(each.numel() for each in generator.parameters()),
+        "fused_layers": fused,
+        "size": generator.config.size_px,
     }
 
 
@@ -343,6 +472,16 @@ def _named(suffix: str) -> Any:
         return Path(text)
 
     return path
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} must be a whole number, not negative")
+    return int(text)
+
+
+def _counts(text: str) -> list[int]:
+    return [_count(part) for part in text.split(",")]
 
 
 def _positive(text: str) -> int:

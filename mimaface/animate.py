@@ -2,30 +2,115 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from mimaface.appearance import encode_photo
-from mimaface.config import CONFIGS, ModelConfig
-from mimaface.errors import UnsupportedStepsError
+from mimaface.config import AUTOENCODERS, CONFIGS, ModelConfig
+from mimaface.errors import UnsupportedStepsError, WeightsError
 from mimaface.render import render
-from mimaface.types import Appearance, Clip, ClipRequest, Pixels
+from mimaface.types import Appearance, Clip, ClipRequest, Pixels, Stage
+
+if TYPE_CHECKING:
+    from mimaface.generator import Generator
+
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+def unwatched(_name: str) -> AbstractContextManager[None]:
+    """Enter a stage that nobody measures."""
+    return nullcontext()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A loaded model; it holds no state of any session."""
+    """A loaded model; it holds no state of any session.
+
+    Attributes:
+        config: its shape.
+        generator: its networks; None where only the condition render is drawn.
+    """
 
     config: ModelConfig
+    generator: Generator | None
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The numbers of denoising steps it can do, best first; 0 is the mesh render itself."""
+        return (0,) if self.generator is None else (*self.config.samplings, 0)
+
+    def check_steps(self, steps: int) -> None:
+        """Raise an UnsupportedStepsError if the model cannot do this number of steps."""
+        if steps not in self.steps:
+            offered = ", ".join(str(each) for each in self.steps)
+            raise UnsupportedStepsError(
+                f"model {self.config.name} does {offered} denoising steps, not {steps}"
+                + ("" if self.generator else ": it was loaded without weights")
+            )
 
 
-def load(name: str = "tiny", *, size_px: int | None = None) -> Model:
-    """Load a model by its name in `CONFIGS`, if need be for another size than its own."""
+def load(
+    name: str = "tiny",
+    *,
+    size_px: int | None = None,
+    weights: Path | Literal["random"] | None = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    attention: Literal["sdpa", "xformers"] = "sdpa",
+    decoder: str | None = None,
+) -> Model:
+    """Load a model.
+
+    Args:
+        name: of the model, in `CONFIGS`.
+        size_px: side of the avatar, if not the model's own.
+        weights: a file that `mimaface convert` or training made; "random" for a generator that
+            was never trained; without any, the model draws its mesh and does no denoising steps.
+        device: where the generator runs; auto is the GPU if there is one.
+        precision: of what works for every clip; auto is bfloat16 on a GPU, else float32.
+        attention: kernel of the spatial attentions; xformers is an optional package for GPUs.
+        decoder: of a generator that was never trained, in `AUTOENCODERS`; files hold their own.
+
+    Raises:
+        ValueError: there is no model of this name, it does not fit the size, or there is no such
+            device, kernel or decoder.
+        WeightsError: the weights cannot be read or are another model's.
+    """
     if name not in CONFIGS:
         raise ValueError(f"there is no model {name!r}, there are {', '.join(CONFIGS)}")
-    config = CONFIGS[name]
-    return Model(config=replace(config, size_px=size_px or config.size_px))
+    config = _resized(CONFIGS[name], size_px)
+    if decoder is not None:
+        if weights != "random" or config.autoencoder.kind not in AUTOENCODERS:
+            raise ValueError("decoder is for untrained weights of a model of latents")
+        config = replace(config, autoencoder=AUTOENCODERS[decoder])
+    if weights is None:
+        return Model(config=config, generator=None)
+    # torch and diffusers take seconds to import and are not needed to draw a mesh.
+    import torch
+
+    from mimaface.weights import randomize, read
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("there is no GPU that this torch can use: choose device 'cpu'")
+    if device == "cpu" and attention == "xformers":
+        raise ValueError("xformers has kernels for GPUs only: choose attention 'sdpa'")
+    if weights == "random":
+        generator = randomize(config, attention=attention)
+    else:
+        generator = read(weights, attention=attention)
+        if generator.config.name != name:
+            raise WeightsError(f"{weights} holds the model {generator.config.name}, not {name}")
+        generator.config = _resized(generator.config, size_px)
+    if precision == "auto":
+        precision = "bfloat16" if device == "cuda" else "float32"
+    generator.place(torch.device(device), getattr(torch, precision))
+    return Model(config=generator.config, generator=generator)
 
 
 def encode_source(model: Model, photo: Path | bytes | Pixels) -> Appearance:
@@ -39,24 +124,53 @@ def encode_source(model: Model, photo: Path | bytes | Pixels) -> Appearance:
         UnreadableMediaError: the file is missing, damaged or not a picture.
         SourceImageError: the picture cannot be a portrait; its subclasses say why.
     """
-    return encode_photo(photo, size_px=model.config.size_px)
+    appearance = encode_photo(photo, size_px=model.config.size_px, framing=model.config.framing)
+    if model.generator is None:
+        return appearance
+    return replace(appearance, features=model.generator.read_source(appearance))
 
 
-def animate(model: Model, requests: Sequence[ClipRequest]) -> list[Clip]:
+def animate(
+    model: Model, requests: Sequence[ClipRequest], *, stage: Stage = unwatched
+) -> list[Clip]:
     """Make the clips of several sessions; none depends on which others are in the batch.
+
+    Requests of the same shape share one forward pass of the generator (`Generator.animate`). With
+    no denoising steps the mesh render is the avatar, and no state is left.
+
+    Args:
+        model: what `load` returned.
+        requests: the clips to make.
+        stage: is entered with the name of every stage of the generator, to measure it.
 
     Raises:
         UnsupportedStepsError: the model cannot do a request's number of denoising steps.
     """
     for request in requests:
-        if request.steps not in model.config.steps:
-            offered = ", ".join(str(steps) for steps in model.config.steps)
-            raise UnsupportedStepsError(
-                f"model {model.config.name} does {offered} denoising steps, not {request.steps}"
-            )
-    conditions = [render(request.appearance.mesh, request.motion) for request in requests]
-    # With no denoising steps the condition render is the avatar.
-    return [
-        Clip(pixels=condition.render, ica=request.ica)
-        for condition, request in zip(conditions, requests, strict=True)
-    ]
+        model.check_steps(request.steps)
+    clips: dict[int, Clip] = {}
+    for rows in _alike(requests):
+        group = [requests[row] for row in rows]
+        if model.generator is None or not group[0].steps:
+            made = [Clip(pixels=_draw(request), ica=None) for request in group]
+        else:
+            made = model.generator.animate(group, stage=stage)
+        clips.update(zip(rows, made, strict=True))
+    return [clips[row] for row in range(len(requests))]
+
+
+def _draw(request: ClipRequest) -> Pixels:
+    return render(request.appearance.mesh, request.motion).pixels
+
+
+def _alike(requests: Sequence[ClipRequest]) -> Iterator[list[int]]:
+    # Requests that can share a batch: the same steps, new frames and carried frames.
+    groups: dict[tuple[int, int, int], list[int]] = {}
+    for row, request in enumerate(requests):
+        carried = 0 if request.ica is None else len(request.ica.latents)
+        groups.setdefault((request.steps, len(request.motion), carried), []).append(row)
+    yield from groups.values()
+
+
+def _resized(config: ModelConfig, size_px: int | None) -> ModelConfig:
+    return replace(config, size_px=size_px or config.size_px)

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from mimaface.config import HEAD_AND_SHOULDERS, Framing
 from mimaface.face_mesh import (
     CHIN,
     EYES,
@@ -50,12 +51,15 @@ RINGS: Final = (0.15, 0.35, 0.55, 0.75, 0.9, 1.0, 1.15, 1.5, 2.5, 5.0, 12.0)  # 
 BARE_OUTLINE: Final = 1.35  # over the oval's radius, where the matte tells no outline: the neck
 
 
-def encode_photo(photo: Path | bytes | Pixels, *, size_px: int) -> Appearance:
-    """Encode a source image.
+def encode_photo(
+    photo: Path | bytes | Pixels, *, size_px: int, framing: Framing = HEAD_AND_SHOULDERS
+) -> Appearance:
+    """Make a portrait's mesh.
 
     Args:
         photo: a JPEG, PNG or WebP file, its bytes, or uint8 [H, W, 3] RGB.
         size_px: side of the avatar.
+        framing: what the avatar shows of the photo.
 
     Raises:
         UnreadableMediaError: the file is missing, damaged or not a picture.
@@ -63,7 +67,7 @@ def encode_photo(photo: Path | bytes | Pixels, *, size_px: int) -> Appearance:
         SourceImageError: the picture is too large.
     """
     picture = read_photo(photo)
-    crop = crop_around(only_face(picture), picture.shape)
+    crop = crop_around(only_face(picture), picture.shape, framing)
     cropped = picture[crop.top : crop.top + crop.side, crop.left : crop.left + crop.side]
     motion = measure_photo(_resize(cropped, max(size_px, 512)))
     canvas = _canvas(picture, crop, size_px)

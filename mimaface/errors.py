@@ -7,6 +7,8 @@
     |   |-- NoFaceError         no face in it
     |   |-- SeveralFacesError   more than one
     |   `-- SmallFaceError      a face of too few pixels
+    |-- WeightsError            a weight file that is missing or does not fit the model
+    |-- FetchError              weights that cannot be downloaded
     `-- UnsupportedStepsError   a number of denoising steps the model cannot do
 
 Every message says what was wrong and what to do, in words for the person who chose the input.
@@ -39,6 +41,14 @@ class SeveralFacesError(SourceImageError):
 
 class SmallFaceError(SourceImageError):
     """The face in the photo has too few pixels."""
+
+
+class WeightsError(MimafaceError):
+    """A weight file that is missing, damaged or does not fit the model."""
+
+
+class FetchError(MimafaceError):
+    """Weights that cannot be downloaded as they should be."""
 
 
 class UnsupportedStepsError(MimafaceError):

@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 from PIL import Image, ImageOps
 
+from mimaface.config import Framing
 from mimaface.errors import (
     NoFaceError,
     SeveralFacesError,
@@ -23,8 +24,6 @@ from mimaface.types import Crop, Motion, Pixels
 MOST_MEGAPIXELS: Final = 8
 SMALLEST_FACE_PX: Final = 96
 DETECTOR_BOX: Final = 1.55  # head units that MediaPipe's face detector spans from brow to chin
-CROP_SIDE: Final = 4.6  # head units: head and shoulders
-CROP_DROP: Final = 0.2  # head units from the middle of the detector's box down to the crop's
 
 
 def built_in_portraits() -> list[Path]:
@@ -111,14 +110,14 @@ def only_face(picture: Pixels) -> tuple[float, float, float]:
     return (box.xmin + box.width / 2) * wide, (box.ymin + box.height / 2) * high, height_px
 
 
-def crop_around(face: tuple[float, float, float], shape: tuple[int, ...]) -> Crop:
-    """Return the square around head and shoulders of a face, inside a photo of this shape."""
+def crop_around(face: tuple[float, float, float], shape: tuple[int, ...], framing: Framing) -> Crop:
+    """Return the square around a face (`only_face`), inside a photo of this shape."""
     high, wide = shape[:2]
     x, y, height_px = face
     unit = height_px / DETECTOR_BOX
-    side = int(min(CROP_SIDE * unit, high, wide))
+    side = int(min(framing.side * unit, high, wide))
     left = round(min(max(x - side / 2, 0), wide - side))
-    top = round(min(max(y + CROP_DROP * unit - side / 2, 0), high - side))
+    top = round(min(max(y + framing.drop * unit - side / 2, 0), high - side))
     return Crop(left=left, top=top, side=side)
 
 

@@ -201,3 +201,98 @@ def _sample(image, x, y):
         b += weight * np.float32(image[row, column, 2])
         a += weight * np.float32(image[row, column, 3])
     return r, g, b, a
+
+
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def paint(index, weights, triangles, colours):
+    """Fill triangles with the colours [V, 3] of their corners, float32 [H, W, 3], 0 elsewhere."""
+    picture = np.zeros((*index.shape, 3), np.float32)
+    for y in range(index.shape[0]):
+        for x in range(index.shape[1]):
+            t = index[y, x]
+            if t >= 0:
+                for corner in range(3):
+                    vertex, weight = triangles[t, corner], weights[y, x, corner]
+                    for channel in range(3):
+                        picture[y, x, channel] += weight * colours[vertex, channel]
+    return picture
+
+
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def blend(shape, basis, strengths):
+    """Add to a shape [V, 3] its displacements [V, 3, E] at their strengths [E].
+
+    A product of matrices, in a thread of its caller: BLAS would wake its own for it.
+    """
+    blended = np.empty_like(shape)
+    for v in range(shape.shape[0]):
+        for axis in range(3):
+            moved = shape[v, axis]
+            for e in range(strengths.shape[0]):
+                moved += basis[v, axis, e] * strengths[e]
+            blended[v, axis] = moved
+    return blended
+
+
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def turn(rows, rotation, shift):
+    """Return rows [V, 3] times a rotation [3, 3], shifted [3]."""
+    turned = np.empty_like(rows)
+    for v in range(rows.shape[0]):
+        x, y, z = rows[v, 0], rows[v, 1], rows[v, 2]
+        for axis in range(3):
+            along = x * rotation[0, axis] + y * rotation[1, axis] + z * rotation[2, axis]
+            turned[v, axis] = along + shift[axis]
+    return turned
+
+
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def vertex_normals(points, triangles, neighbours):
+    """Return unit normals [V, 3], each the mean of its triangles' weighted by their areas.
+
+    Args:
+        points: float32 [V, 3].
+        triangles: int32 [T, 3].
+        neighbours: int32 [V, 8], the triangles around each vertex; T where there are fewer.
+    """
+    count = triangles.shape[0]
+    faces = np.zeros((count + 1, 3), np.float32)
+    for t in range(count):
+        a, b, c = triangles[t, 0], triangles[t, 1], triangles[t, 2]
+        ux, vx = points[a, 0] - points[b, 0], points[b, 0] - points[c, 0]
+        uy, vy = points[a, 1] - points[b, 1], points[b, 1] - points[c, 1]
+        uz, vz = points[a, 2] - points[b, 2], points[b, 2] - points[c, 2]
+        faces[t, 0] = uy * vz - uz * vy
+        faces[t, 1] = uz * vx - ux * vz
+        faces[t, 2] = ux * vy - uy * vx
+    normals = np.empty_like(points)
+    for v in range(points.shape[0]):
+        x = y = z = np.float32(0)
+        for n in range(neighbours.shape[1]):
+            t = neighbours[v, n]
+            x += faces[t, 0]
+            y += faces[t, 1]
+            z += faces[t, 2]
+        length = max(np.sqrt(x * x + y * y + z * z), np.float32(1e-12))
+        normals[v, 0], normals[v, 1], normals[v, 2] = x / length, y / length, z / length
+    return normals
+
+
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def illuminate(colours, normals, bands):
+    """Return colours [V, 3] in the light of nine bands [9, 3] of spherical harmonics.
+
+    The bands are the factors of 1, y, z, x, xy, yz, 3 z^2 - 1, xz and x^2 - y^2 of the normal.
+    """
+    lit = np.empty_like(colours)
+    one, three = np.float32(1), np.float32(3)
+    for v in range(colours.shape[0]):
+        x, y, z = normals[v, 0], normals[v, 1], normals[v, 2]
+        for channel in range(3):
+            light = bands[0, channel]
+            light += bands[1, channel] * y + bands[2, channel] * z + bands[3, channel] * x
+            light += bands[4, channel] * x * y + bands[5, channel] * y * z
+            light += bands[6, channel] * (three * z * z - one) + bands[7, channel] * x * z
+            light += bands[8, channel] * (x * x - y * y)
+            lit[v, channel] = colours[v, channel] * light
+    return lit

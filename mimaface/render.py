@@ -28,7 +28,7 @@ from mimaface.face_mesh import (
     width,
 )
 from mimaface.raster import SURROUND, compose, look_up, rasterize
-from mimaface.types import VERTICES, Condition, Floats, Motion, Pixels, Reals
+from mimaface.types import VERTICES, Floats, MeshRender, Motion, Pixels, Reals
 
 CAMERA_DISTANCE: Final = 10.0  # head units from the camera to the head's origin, about 0.9 m
 MOST_TURN: Final = 0.60  # rad away from the source's own pose; beyond, the texture is all guess
@@ -110,7 +110,7 @@ class SourceMesh:
     cavity: Floats
 
 
-def render(mesh: SourceMesh, motion: Motion) -> Condition:
+def render(mesh: SourceMesh, motion: Motion) -> MeshRender:
     """Draw the portrait as relative motion [F] moves it."""
     size, samples = mesh.size_px, samples_px(mesh.size_px)
     pixels = np.empty((len(motion), size, size, 3), np.uint8)
@@ -131,7 +131,14 @@ def render(mesh: SourceMesh, motion: Motion) -> Condition:
         # Mixes the samples around each pixel; copies where there is one for each.
         cv2.resize(picture, (size, size), dst=pixels[frame], interpolation=cv2.INTER_LINEAR)
         cv2.resize(mask, (size, size), dst=masks[frame], interpolation=cv2.INTER_LINEAR)
-    return Condition(render=pixels, coverage=masks[..., 0], confidence=masks[..., 1])
+    return MeshRender(pixels=pixels, coverage=masks[..., 0], confidence=masks[..., 1])
+
+
+def place_landmarks(mesh: SourceMesh, motion: Motion) -> Floats:
+    """Return the portrait's landmarks [F, V, 2], in pixels, as relative motion moves it."""
+    return np.stack(
+        [_move(mesh, motion, frame).points[:VERTICES, :2] for frame in range(len(motion))]
+    )
 
 
 def samples_px(size_px: int) -> int:

@@ -4,7 +4,8 @@
     K  carried frames                         N  new frames of a clip, N = F - K
     C  latent channels                        H W  pixels        h w  latent cells
     L D  context tokens and their width       V  vertices of the face mesh, 478
-    E  expression values per frame, 3 V
+    E  values of an expression: 3 V on the face mesh, 64 on the official face model
+    M  signals of a frame's motion, M = E + 10: expression, rotation, translation, gaze
 
 Pixels outside the library are uint8 [.., H, W, 3] RGB; inside the generator they are float
 [.., 3, H, W] in [-1, 1]. Coordinates are x right, y down, z away from the camera; angles are
@@ -13,7 +14,8 @@ radians; times are seconds. A *head unit* is the distance between the outer corn
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,13 +27,18 @@ from numpy.typing import NDArray
 from mimaface.errors import UnreadableMediaError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mimaface.bfm_fit import SourceFace
     from mimaface.render import SourceMesh
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 Reals = NDArray[np.floating[Any]]  # of either precision
+Stage = Callable[[str], AbstractContextManager[None]]  # entered with a stage's name, to measure it
 
 VERTICES = 478
+EXPRESSION = 3 * VERTICES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +100,7 @@ class Motion:
             aspect=np.ones(1, np.float32),
             rotation=np.zeros((1, 3), np.float32),
             translation=np.zeros((1, 3), np.float32),
-            expression=np.zeros((1, 3 * VERTICES), np.float32),
+            expression=np.zeros((1, EXPRESSION), np.float32),
             gaze=np.zeros((1, 4), np.float32),
         )
 
@@ -141,7 +148,7 @@ _MOTION_SHAPES: dict[str, tuple[int, ...]] = {
     "aspect": (),
     "rotation": (3,),
     "translation": (3,),
-    "expression": (3 * VERTICES,),
+    "expression": (EXPRESSION,),
     "gaze": (4,),
 }
 
@@ -156,6 +163,25 @@ class Crop:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SourceFeatures:
+    """The source image as the generator reads it, on the generator's device.
+
+    Attributes:
+        tokens: [L, D'], of the source encoder, the class token first.
+        identity: [I], its identity embedding.
+        coefficients: [T], texture and lighting on the official face model; none without it.
+        latents: [C, h, w].
+        face: the official face model in the source's shape; None where the mesh is the condition.
+    """
+
+    tokens: Tensor
+    identity: Tensor
+    coefficients: Tensor
+    latents: Tensor
+    face: SourceFace | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Appearance:
     """The encoded source image; made once per portrait, shared by every clip.
 
@@ -164,35 +190,60 @@ class Appearance:
         crop: where in the photo that is.
         motion: the source's own absolute motion, one frame: the pose and expression of the photo.
         mesh: the source as a textured mesh, ready to be moved.
+        features: what the generator reads; None where only the mesh is drawn.
     """
 
     source: Pixels
     crop: Crop
     motion: Motion
     mesh: SourceMesh
+    features: SourceFeatures | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Condition:
-    """What the generator is shown of the motion: the source, moved by a mesh.
+class MeshRender:
+    """The source, moved as a textured mesh.
 
     Attributes:
-        render: uint8 [F, H, W, 3], the moved source.
+        pixels: uint8 [F, H, W, 3], the moved source.
         coverage: uint8 [F, H, W], 255 where the person is, 0 where the background shows.
         confidence: uint8 [F, H, W], 255 where the texture was seen in the source and is not
             stretched, falling to 0 where it is guessed.
     """
 
-    render: Pixels
+    pixels: Pixels
     coverage: Pixels
     confidence: Pixels
 
 
 @dataclass(frozen=True, kw_only=True)
-class ICAState:
-    """What one clip hands to the next: latents [K, C, h, w]. Only animate.py looks inside."""
+class Condition:
+    """What the generator is shown of the motion.
 
-    latents: Floats
+    Attributes:
+        render: float32 [F, 3, H, W] in [-1, 1], the mesh or the face model moved by it.
+        signals: [F, M], what MIA reads of it.
+    """
+
+    render: Tensor
+    signals: Floats
+
+
+@dataclass(frozen=True, kw_only=True)
+class ICAState:
+    """What one clip hands to the next, about its last K frames. Only the generator looks inside.
+
+    Attributes:
+        latents: [K, C, h, w], float16 of a model in half precision, else float32.
+        signals: [K, M], of their motion.
+        render_latents: the same of their condition, where the next clip makes them again.
+        next_frame: index of the session's next frame; noise is drawn from it.
+    """
+
+    latents: Reals
+    signals: Floats
+    render_latents: Reals | None
+    next_frame: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,6 +267,8 @@ class ClipRequest:
     def __post_init__(self) -> None:
         if not self.motion.is_relative:
             raise ValueError("a clip is driven by relative motion, found absolute motion")
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, found {self.seed}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,9 +9,11 @@ import sys
 
 import uvicorn
 
+from mimaface.errors import MimafaceError
 from mimaface.native_logs import hide_native_logs
 from server.app import create_app
 from server.config import parse_config
+from server.services import load_model
 
 
 class _Server(uvicorn.Server):
@@ -46,14 +48,18 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("aiortc").setLevel(logging.WARNING)
     logging.getLogger("aioice").setLevel(logging.WARNING)
-    app = create_app(config)
+    print("Loading the model ...", flush=True)
+    try:
+        app = create_app(config, load_model(config))
+    except MimafaceError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     server = _Server(
         uvicorn.Config(
             app, ws="websockets-sansio", log_level="warning", timeout_graceful_shutdown=5
         )
     )
     server.announcement = _announcement(config.host, listener.getsockname()[1])
-    print("Loading the model ...", flush=True)
     server.run([listener])
     return 0 if server.started else 1
 

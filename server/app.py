@@ -18,6 +18,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from mimaface.animate import Model
 from mimaface.errors import MimafaceError
 from server.config import ServerConfig
 from server.control import describe
@@ -33,8 +34,8 @@ _MAX_UPLOADS_AT_ONCE: Final = 4
 _RETRY_AFTER_S: Final = 5
 
 
-def create_app(config: ServerConfig) -> Starlette:
-    """Return the server as an ASGI application; the model is loaded when it starts."""
+def create_app(config: ServerConfig, model: Model) -> Starlette:
+    """Return the server as an ASGI application; portraits are encoded when it starts."""
     return Starlette(
         routes=[
             Route("/", index),
@@ -53,13 +54,15 @@ def create_app(config: ServerConfig) -> Starlette:
         ],
         middleware=[Middleware(GuardMiddleware)],
         exception_handlers={HTTPException: answer_error, Exception: answer_fault},
-        lifespan=partial(_lifespan, config=config),
+        lifespan=partial(_lifespan, config=config, model=model),
     )
 
 
 @contextlib.asynccontextmanager
-async def _lifespan(_app: Starlette, *, config: ServerConfig) -> AsyncIterator[dict[str, Any]]:
-    async with run_services(config) as services:
+async def _lifespan(
+    _app: Starlette, *, config: ServerConfig, model: Model
+) -> AsyncIterator[dict[str, Any]]:
+    async with run_services(config, model) as services:
         yield {"services": services, "uploads": asyncio.Semaphore(_MAX_UPLOADS_AT_ONCE)}
 
 
@@ -165,7 +168,7 @@ async def get_stats(request: Request) -> Response:
     """Return the figures of a call."""
     services: Services = request.state.services
     call = _find_call(request)
-    return JSONResponse(await describe(call, services.model.config, now_s()))
+    return JSONResponse(await describe(call, services.config, now_s()))
 
 
 async def livez(_request: Request) -> Response:

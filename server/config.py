@@ -21,6 +21,8 @@ class ServerConfig:
         host: address to listen on.
         port: port to listen on, 0 for any free one.
         model: name of the model.
+        weights: file of the model's weights; without one it draws its mesh.
+        steps: denoising steps of every frame; 0 is the mesh.
         size_px: side of the square avatar.
         fps: avatar frames per second without driving frames.
         max_sessions: sessions at a time; the next one is told to come back later.
@@ -35,6 +37,8 @@ class ServerConfig:
     host: str = "127.0.0.1"
     port: int = 8000
     model: str = "tiny"
+    weights: str = ""
+    steps: int = 0
     size_px: int = 512
     fps: int = 30
     max_sessions: int = 4
@@ -52,6 +56,10 @@ class ServerConfig:
             raise ValueError(f"size_px must be one of {SIZES_PX}, found {self.size_px}")
         if not 0 <= self.port <= 65535:
             raise ValueError(f"port must be 0 to 65535, found {self.port}")
+        if self.steps < 0:
+            raise ValueError(f"steps must not be negative, found {self.steps}")
+        if self.steps and not self.weights:
+            raise ValueError(f"{self.steps} denoising steps need weights: name a file of them")
         if not 1 <= self.fps <= 60:
             raise ValueError(f"fps must be 1 to 60, found {self.fps}")
         if self.max_sessions < 1:
@@ -87,7 +95,9 @@ def parse_config(arguments: Sequence[str], environ: Mapping[str, str]) -> Server
     )
     parser.add_argument("--host", default=base.host, help="address to listen on")
     parser.add_argument("--port", type=int, default=base.port, help="port to listen on, 0 for any")
-    parser.add_argument("--model", choices=sorted(CONFIGS), default=base.model)
+    parser.add_argument("--model", choices=sorted(CONFIGS), default=base.model, help="which one")
+    parser.add_argument("--weights", default=base.weights, help="file of the model's weights")
+    parser.add_argument("--steps", type=int, default=base.steps, help="denoising steps per frame")
     parser.add_argument(
         "--size-px",
         type=int,

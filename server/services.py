@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import cv2
@@ -75,7 +76,7 @@ class Services:
             clock=asyncio.get_running_loop().time,
             new_frames=self.model.config.new_frames,
             fps=config.fps,
-            steps=self.model.config.steps[0],
+            steps=config.steps,
         )
         expires_s = now_s() + config.session_ttl_s
         call = Call(id=call_id, source=source, live=live, marker=marker, expires_s=expires_s)
@@ -118,7 +119,7 @@ class Services:
                 call.expires_s = now_s() + self.config.session_ttl_s
 
         def control(channel: RTCDataChannel) -> Coroutine[Any, Any, None]:
-            return Control(channel, call, sources=self.sources, model=self.model.config).run()
+            return Control(channel, call, sources=self.sources, config=self.config).run()
 
         avatar = AvatarTrack(
             call.live,
@@ -139,9 +140,22 @@ class Services:
         return await loop.run_in_executor(self.workers, partial(function, *arguments))
 
 
+def load_model(config: ServerConfig) -> Model:
+    """Load the model that the settings name.
+
+    Raises:
+        WeightsError: its weights cannot be used.
+        UnsupportedStepsError: it cannot do the steps that the settings name.
+    """
+    weights = Path(config.weights) if config.weights else None
+    model = load(config.model, size_px=config.size_px, weights=weights)
+    model.check_steps(config.steps)
+    return model
+
+
 @contextlib.asynccontextmanager
-async def run_services(config: ServerConfig) -> AsyncIterator[Services]:
-    """Load the model and its portraits; at the end close every call and every thread."""
+async def run_services(config: ServerConfig, model: Model) -> AsyncIterator[Services]:
+    """Encode the portraits and get ready; at the end close every call and every thread."""
     loop = asyncio.get_running_loop()
     # aiortc encodes on the loop's default executor, which is left to it alone.
     encoders = ThreadPoolExecutor(config.max_sessions, thread_name_prefix="encode")
@@ -149,12 +163,13 @@ async def run_services(config: ServerConfig) -> AsyncIterator[Services]:
     # Its workers spin while they wait, which costs the other threads more than it gains.
     cv2.setNumThreads(1)
     with ThreadPoolExecutor(2, thread_name_prefix="worker") as workers:
-        model = load(config.model, size_px=config.size_px)
         sources = Sources(max_uploads=config.max_uploads, upload_ttl_s=config.upload_ttl_s)
         for portrait in await loop.run_in_executor(workers, _encode_portraits, model):
             sources.add_portrait(portrait)
         with contextlib.closing(LocalBackend(partial(animate, model))) as backend:
-            await loop.run_in_executor(workers, _warm_up, backend, sources.portraits())
+            await loop.run_in_executor(
+                workers, _warm_up, backend, sources.portraits(), config.steps
+            )
             services = Services(
                 config=config,
                 model=model,
@@ -190,13 +205,13 @@ def _encode_portraits(model: Model) -> list[Source]:
     ]
 
 
-def _warm_up(backend: LocalBackend, portraits: Sequence[Source]) -> None:
+def _warm_up(backend: LocalBackend, portraits: Sequence[Source], steps: int) -> None:
     # What is slow the first time (imports, compiled code) must not be so for the first caller.
     extractor = FaceMeshExtractor()
     relative = RelativeMotion()
     for number, portrait in enumerate(portraits):
         motion = relative.push(extractor.extract(number / 30, portrait.appearance.source))
-        request = ClipRequest(appearance=portrait.appearance, motion=motion)
+        request = ClipRequest(appearance=portrait.appearance, motion=motion, steps=steps)
         backend.submit(request).result()
     extractor.close()
 

@@ -16,7 +16,7 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -46,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--model", choices=CONFIGS, default="tiny", help="which model")
+    parser.add_argument("--steps", type=int, default=0, help="denoising steps, untrained weights")
     parser.add_argument("--size", type=int, choices=(256, 512), default=256, help="in pixels")
     parser.add_argument("--source", type=Path, default=None, help="the photo, else a built-in one")
     parser.add_argument("--seconds", type=int, default=20, help="how long")
@@ -53,13 +54,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if args.seconds <= SPAN_S or args.sessions < 1:
         parser.error(f"--seconds must be more than {SPAN_S:.0f} and --sessions at least 1")
-    model = load(args.model, size_px=args.size)
+    weights: Literal["random"] | None = "random" if args.steps else None
+    model = load(args.model, size_px=args.size, weights=weights)
+    if args.steps not in model.steps:
+        parser.error(f"--steps must be one of {model.steps}")
     appearance = encode_source(model, args.source or built_in_portraits()[0])
-    rows = run(model, appearance, seconds=args.seconds, sessions=args.sessions)
+    rows = run(model, appearance, seconds=args.seconds, sessions=args.sessions, steps=args.steps)
     result = {
         "model": model.config.name,
         "size_px": model.config.size_px,
-        "steps": model.config.steps[0],
+        "steps": args.steps,
         "sessions": args.sessions,
         "seconds": args.seconds,
         "machine": machine(),
@@ -69,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(
-    model: Model, appearance: Appearance, *, seconds: int, sessions: int
+    model: Model, appearance: Appearance, *, seconds: int, sessions: int, steps: int = 0
 ) -> list[dict[str, Any]]:
     """Drive some sessions in real time; return the figures of the first one, second by second."""
     pictures = perform(model, appearance)
@@ -86,7 +90,7 @@ def run(
                 clock=time.monotonic,
                 new_frames=model.config.new_frames,
                 fps=FPS,
-                steps=model.config.steps[0],
+                steps=steps,
             )
             live.on_frame = partial(_show, live)
             lives.append(stack.enter_context(closing(live)))

@@ -41,6 +41,16 @@ def relative_motion(time_s: float) -> Motion:
     return Motion(**(vars(motion) | {"is_relative": True}))
 
 
+def counting_state(count: float) -> ICAState:
+    """A state that holds a number."""
+    return ICAState(
+        latents=np.array([count], np.float16),
+        signals=np.zeros((1, 0), np.float32),
+        render_latents=None,
+        next_frame=0,
+    )
+
+
 def paint(requests: Sequence[ClipRequest]) -> list[Clip]:
     """Animate by shade: a portrait's shade plus one; the state counts the session's clips."""
     clips = []
@@ -50,7 +60,7 @@ def paint(requests: Sequence[ClipRequest]) -> list[Clip]:
         clips.append(
             Clip(
                 pixels=np.stack([source + np.uint8(1)] * len(request.motion)),
-                ica=ICAState(latents=np.array([count + 1], np.float32)),
+                ica=counting_state(count + 1),
             )
         )
     return clips

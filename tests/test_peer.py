@@ -15,7 +15,7 @@ from aiortc import (
 )
 from aiortc.mediastreams import MediaStreamTrack
 
-from mimaface.config import CONFIGS
+from server.config import ServerConfig
 from server.control import MAX_MESSAGES_PER_S, Control
 from server.peer import Peer
 from server.registry import Call, Source, Sources
@@ -55,7 +55,7 @@ class Scene:
             AvatarTrack(self.live, fps=30),
             connect_timeout_s=connect_timeout_s,
             on_channel=lambda channel: Control(
-                channel, self.call, sources=self.sources, model=CONFIGS["tiny"]
+                channel, self.call, sources=self.sources, config=ServerConfig(size_px=256)
             ).run(),
             on_close=lambda _peer: self.closed.set(),
         )

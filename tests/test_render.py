@@ -13,7 +13,7 @@ from mimaface.face_mesh import canonical_face
 from mimaface.motion import FaceMeshExtractor
 from mimaface.raster import rasterize
 from mimaface.render import render
-from mimaface.types import Appearance, Condition, Motion, Pixels
+from mimaface.types import Appearance, MeshRender, Motion, Pixels
 
 TURNS = [(0.0, 0.52, 0.0), (0.0, -0.52, 0.0), (0.35, 0.0, 0.0), (-0.35, 0.0, 0.0), (0.2, 0.4, 0.2)]
 
@@ -39,7 +39,7 @@ def pose(
     )
 
 
-def draw(appearance: Appearance, motion: Motion) -> Condition:
+def draw(appearance: Appearance, motion: Motion) -> MeshRender:
     return render(appearance.mesh, motion)
 
 
@@ -90,7 +90,7 @@ def test_weights_are_correct_in_perspective() -> None:
 
 
 def test_without_motion_the_portrait_is_itself(appearance: Appearance) -> None:
-    drawn = draw(appearance, pose()).render[0]
+    drawn = draw(appearance, pose()).pixels[0]
     error = (drawn.astype(float) - appearance.source) ** 2
     assert 10 * np.log10(255**2 / error.mean()) > 30
 
@@ -109,7 +109,7 @@ def test_a_turned_head_turns_for_the_tracker_too(
     appearance: Appearance, turn: tuple[float, float, float]
 ) -> None:
     before, after = (
-        measured(draw(appearance, pose(turn=at)).render[0]) for at in ((0, 0, 0), turn)
+        measured(draw(appearance, pose(turn=at)).pixels[0]) for at in ((0, 0, 0), turn)
     )
     np.testing.assert_allclose((after.rotation - before.rotation)[0], turn, atol=0.16)
 
@@ -118,12 +118,12 @@ def test_the_background_stays_where_it_is(appearance: Appearance) -> None:
     still, turned = (draw(appearance, pose(turn=turn)) for turn in ((0, 0, 0), (0.1, 0.4, 0.1)))
     behind = (still.coverage[0] == 0) & (turned.coverage[0] == 0)
     assert behind.mean() > 0.15
-    assert (still.render[0][behind] == turned.render[0][behind]).all()
+    assert (still.pixels[0][behind] == turned.pixels[0][behind]).all()
 
 
 def test_shoulders_rest_while_the_head_turns(appearance: Appearance) -> None:
     still, turned = (
-        draw(appearance, pose(turn=turn)).render[0] for turn in ((0, 0, 0), (0, 0.4, 0))
+        draw(appearance, pose(turn=turn)).pixels[0] for turn in ((0, 0, 0), (0, 0.4, 0))
     )
     size = appearance.mesh.size_px
     moved = np.abs(still.astype(int) - turned).mean(axis=(1, 2))
@@ -132,17 +132,17 @@ def test_shoulders_rest_while_the_head_turns(appearance: Appearance) -> None:
 
 def test_the_mouth_opens_onto_a_dark_gap(appearance: Appearance) -> None:
     shut, opened = (draw(appearance, pose(jawOpen=weight)) for weight in (0, 0.7))
-    x, y = measured(opened.render[0]).landmarks[0, [13, 14], :2].mean(axis=0)
+    x, y = measured(opened.pixels[0]).landmarks[0, [13, 14], :2].mean(axis=0)
     row, column = (int(v * appearance.mesh.size_px) for v in (y, x))
-    assert opened.render[0][row, column].mean() < 0.6 * shut.render[0][row, column].mean()
+    assert opened.pixels[0][row, column].mean() < 0.6 * shut.pixels[0][row, column].mean()
     assert opened.confidence[0][row, column] < 200
-    gaps = [signals(measured(c.render[0])).mouth_opening[0] for c in (shut, opened)]
+    gaps = [signals(measured(c.pixels[0])).mouth_opening[0] for c in (shut, opened)]
     assert gaps[1] > gaps[0] + 0.1
 
 
 def test_eyes_shut_with_skin(appearance: Appearance) -> None:
     opened, shut = (
-        draw(appearance, pose(eyeBlink_L=weight, eyeBlink_R=weight)).render[0] for weight in (0, 1)
+        draw(appearance, pose(eyeBlink_L=weight, eyeBlink_R=weight)).pixels[0] for weight in (0, 1)
     )
     closures = [-signals(measured(picture)).eye_closure[0] for picture in (opened, shut)]
     assert closures[1] < 0.6 * closures[0]
@@ -157,7 +157,7 @@ def test_eyes_shut_with_skin(appearance: Appearance) -> None:
 
 def test_the_gaze_moves_the_irises(appearance: Appearance) -> None:
     left, right = (
-        signals(measured(draw(appearance, pose(gaze=angle)).render[0])).gaze[0]
+        signals(measured(draw(appearance, pose(gaze=angle)).pixels[0])).gaze[0]
         for angle in (-0.3, 0.3)
     )
     assert right > left + 0.2
@@ -165,8 +165,8 @@ def test_the_gaze_moves_the_irises(appearance: Appearance) -> None:
 
 def test_frames_of_a_clip_are_drawn_as_if_alone(appearance: Appearance) -> None:
     moves = [pose(turn=(0.1, 0.2, 0)), pose(jawOpen=0.5), pose(eyeBlink_L=1)]
-    together = draw(appearance, Motion.concatenate(moves)).render
-    alone = np.concatenate([draw(appearance, move).render for move in moves])
+    together = draw(appearance, Motion.concatenate(moves)).pixels
+    alone = np.concatenate([draw(appearance, move).pixels for move in moves])
     np.testing.assert_array_equal(together, alone)
 
 
@@ -175,5 +175,5 @@ def test_wild_motion_still_gives_a_picture(appearance: Appearance) -> None:
         pose(turn=(3.0, -9.0, 2.0), gaze=7.0, jawOpen=20.0),
         translation=np.array([[90, -50, 3]], np.float32),
     )
-    drawn = draw(appearance, wild).render[0]
+    drawn = draw(appearance, wild).pixels[0]
     assert drawn.std() > 10

@@ -27,6 +27,7 @@ from mimaface.types import Pixels
 from mimaface.video import VideoReader
 from server.app import create_app
 from server.config import ServerConfig
+from server.services import load_model
 
 MAX_SESSIONS = 2
 
@@ -45,7 +46,8 @@ class Server(uvicorn.Server):
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    server = Server(create_app(ServerConfig(max_sessions=MAX_SESSIONS, size_px=256)))
+    config = ServerConfig(max_sessions=MAX_SESSIONS, size_px=256)
+    server = Server(create_app(config, load_model(config)))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()

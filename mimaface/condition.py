@@ -1,0 +1,127 @@
+"""What the generator is shown of a clip's motion: a render of the moved source, and signals.
+
+Two conditions. The mesh is ours: the photo's own texture, moved. The official weights expect the
+render of a face model: the source's identity, skin and light in the driver's expression and pose,
+fitted to where the driver's motion puts the source's own landmarks.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from einops import rearrange
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mimaface import bfm
+from mimaface.alignment import align_256, five_points, invert, warp_affine
+from mimaface.bfm_fit import FaceMotion, SourceFace, calibrate, fit
+from mimaface.d3dfr import CoefficientRegressor
+from mimaface.render import place_landmarks, render
+from mimaface.types import Appearance, Condition, Floats, Motion, Pixels, Reals
+
+
+def mesh_condition(appearance: Appearance, motion: Motion) -> Condition:
+    """Return the mesh as relative motion [F] moves it, and the motion as it is."""
+    signals = [motion.expression, motion.rotation, motion.translation, motion.gaze]
+    pictures = to_images(render(appearance.mesh, motion).pixels)
+    return Condition(render=pictures, signals=np.concatenate(signals, axis=1))
+
+
+def read_face(
+    appearance: Appearance,
+    regressor: CoefficientRegressor,
+    model: bfm.BfmModel,
+    *,
+    identity_crop_px: int,
+) -> tuple[SourceFace, Tensor, Tensor]:
+    """Make the face model the source's.
+
+    Args:
+        appearance: the source.
+        regressor: reads the coefficients off the aligned source.
+        model: the face model.
+        identity_crop_px: side of the aligned picture for the identity network.
+
+    Returns:
+        The face; the aligned source [1, 3, S, S] in [-1, 1]; texture and lighting [107].
+    """
+    landmarks = appearance.motion.landmarks[0, :, :2] * len(appearance.source)
+    to_crop = align_256(five_points(landmarks))
+    device = next(regressor.parameters()).device
+    picture = to_images(appearance.source[None]).to(device)
+    matrix = torch.from_numpy(to_crop)[None]
+    vector = regressor(warp_affine(picture, matrix, (bfm.SIZE_PX, bfm.SIZE_PX)))[0]
+    coefficients = bfm.Coefficients.split(vector.float().cpu().numpy())
+    source = bfm.make_source(
+        model,
+        identity=coefficients.identity,
+        texture=coefficients.texture,
+        lighting=coefficients.lighting,
+    )
+    face = calibrate(source, coefficients, _into(to_crop, landmarks))
+    aligned = warp_affine(picture, matrix, (identity_crop_px, identity_crop_px))
+    kept = np.concatenate([coefficients.texture, coefficients.lighting])
+    return face, aligned, torch.from_numpy(kept)
+
+
+def face_condition(
+    appearance: Appearance, face: SourceFace, motion: Motion, *, start: Floats | None
+) -> Condition:
+    """Return the face model as relative motion [F] moves it.
+
+    Args:
+        appearance: the source.
+        face: the face model as the source (`read_face`).
+        motion: of the frames.
+        start: [M], signals of the frame before, near which the first fit begins.
+    """
+    previous = None if start is None else _face_motion(start)
+    pictures, signals = [], []
+    for frame, landmarks in enumerate(place_landmarks(appearance.mesh, motion)):
+        # The face is aligned as the release aligns the driver's, frame by frame.
+        to_crop = align_256(five_points(landmarks))
+        previous = fit(face, _into(to_crop, landmarks), start=previous)
+        drawn = bfm.render(face.source, **previous._asdict())
+        pictures.append(place_render(*drawn, to_crop, size_px=len(appearance.source)))
+        gaze = face.gaze + motion.gaze[frame]
+        signals.append(np.concatenate([*previous, gaze]))
+    return Condition(render=torch.cat(pictures), signals=np.stack(signals).astype(np.float32))
+
+
+def place_render(
+    rgb: Floats, is_face: NDArray[np.bool_], to_crop: Reals, *, size_px: int
+) -> Tensor:
+    """Put a face model's render into the whole picture, black around the face.
+
+    Args:
+        rgb: [256, 256, 3] from 0 to 255, in the aligned crop.
+        is_face: [256, 256], where it is drawn.
+        to_crop: [2, 3], from the picture's pixels to the crop's.
+        size_px: side of the picture.
+
+    Returns:
+        [1, 3, size_px, size_px] in [-1, 1]. Colours and mask are warped apart, as the release does.
+    """
+    layers = np.dstack([rgb / 127.5 - 1, is_face]).astype(np.float32)
+    from_crop = torch.from_numpy(invert(to_crop))[None]
+    warped = warp_affine(
+        rearrange(torch.from_numpy(layers), "h w c -> 1 c h w"), from_crop, (size_px, size_px)
+    )
+    colours, mask = torch.split(warped, [3, 1], dim=1)
+    return colours * mask - (1 - mask)
+
+
+def to_images(pixels: Pixels) -> Tensor:
+    """Return pictures uint8 [F, H, W, 3] as float32 [F, 3, H, W] in [-1, 1]."""
+    return rearrange(torch.from_numpy(pixels), "f h w c -> f c h w") / 127.5 - 1
+
+
+def _into(matrix: Reals, landmarks_px: Reals) -> Reals:
+    # The 68 landmarks of the face model, of MediaPipe's [V, 2], moved by a matrix [2, 3].
+    return landmarks_px[list(bfm.MULTI_PIE)] @ matrix[:, :2].T + matrix[:, 2]
+
+
+def _face_motion(signals: Floats) -> FaceMotion:
+    expression, rotation, translation, _ = np.split(signals, np.cumsum([bfm.EXPRESSION, 3, 3]))
+    return FaceMotion(expression, rotation, translation)

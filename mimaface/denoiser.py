@@ -1,0 +1,191 @@
+"""The UNet with motion modules: diffusers' UNetMotionModel, normalised frame by frame.
+
+MIMAFace's UNet is Stable Diffusion 1.5 with AnimateDiff v3 motion modules and 3C+1 input channels.
+diffusers normalises a motion module's input over all frames of a clip, MIMAFace each frame alone;
+with that changed the two agree. Frames then meet in temporal attention only, so the length of a
+clip can change and sessions share a batch without touching each other.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+import torch
+from diffusers import UNetMotionModel
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mimaface.config import DenoiserConfig
+
+# CUDA's fused attention kernels put the batch on a grid axis of at most 65,535 blocks
+# (pytorch issue 142228). Temporal attention has a row per latent cell: 16 sessions at 512x512.
+MOST_ATTENTION_ROWS: Final = 32_768
+
+
+class PerFrameGroupNorm(nn.GroupNorm):
+    """GroupNorm of every frame alone: [B, C, F, h, w], or [B F, C, h, w], where it is GroupNorm."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the normalised input, of its shape."""
+        if x.ndim == 4:
+            return super().forward(x)
+        frames = rearrange(x, "b c f h w -> (b f) c h w")
+        return rearrange(super().forward(frames), "(b f) c h w -> b c f h w", b=len(x))
+
+
+class PerFrameBatchNorm(nn.BatchNorm2d):
+    """BatchNorm over [B F, C, h, w] or [B, C, F, h, w]; at inference it scales and shifts."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the normalised input, of its shape."""
+        if x.ndim == 4:
+            return super().forward(x)
+        frames = rearrange(x, "b c f h w -> (b f) c h w")
+        return rearrange(super().forward(frames), "(b f) c h w -> b c f h w", b=len(x))
+
+
+class TemporalAttention:
+    """Attention over the frames of a clip, in slabs that fused kernels can take."""
+
+    def __call__(self, attention: Attention, hidden_states: Tensor, **_: Any) -> Tensor:
+        """Return [B h w, F, C] attended over F; diffusers' signature of a processor."""
+        projected = torch.stack(
+            [project(hidden_states) for project in (attention.to_q, attention.to_k, attention.to_v)]
+        )
+        query_key_value = rearrange(
+            projected, "qkv rows f (heads d) -> qkv rows heads f d", heads=attention.heads
+        )
+        slabs = torch.split(query_key_value, MOST_ATTENTION_ROWS, dim=1)
+        attended = torch.cat([F.scaled_dot_product_attention(*slab) for slab in slabs])
+        out: Tensor = attention.to_out[0](rearrange(attended, "rows heads f d -> rows f (heads d)"))
+        return out
+
+
+class Still(nn.Module):
+    """Stands where a level has no motion module: every frame passes as it is."""
+
+    def forward(self, hidden_states: Tensor, **_: Any) -> Tensor:
+        """Return the input."""
+        return hidden_states
+
+
+class Denoiser(nn.Module):
+    """Predicts the noise or the clean sample of a clip's latents."""
+
+    def __init__(
+        self,
+        config: DenoiserConfig,
+        *,
+        channels: int,
+        context_width: int,
+        attention: Literal["sdpa", "xformers"] = "sdpa",
+    ) -> None:
+        """Build it without weights.
+
+        Args:
+            config: its shape.
+            channels: C; 3C+1 channels go in, C come out.
+            context_width: D of the context tokens.
+            attention: kernel of the spatial attentions. xformers has kernels for GPUs only.
+        """
+        super().__init__()
+        down = [
+            "CrossAttnDownBlockMotion" if has else "DownBlockMotion" for has in config.attention
+        ]
+        up = ["CrossAttnUpBlockMotion" if has else "UpBlockMotion" for has in config.attention]
+        self.unet = UNetMotionModel(
+            in_channels=3 * channels + 1,
+            out_channels=channels,
+            down_block_types=tuple(down),
+            up_block_types=tuple(reversed(up)),
+            block_out_channels=config.widths,
+            layers_per_block=config.layers,
+            norm_num_groups=config.norm_groups,
+            cross_attention_dim=context_width,
+            num_attention_heads=config.heads,
+            motion_num_attention_heads=config.heads,
+            motion_max_seq_length=config.most_frames,
+            use_motion_mid_block=False,
+        )
+        for level, has_motion in enumerate(config.motion):
+            if not has_motion:
+                for block in (self.unet.down_blocks[level], self.unet.up_blocks[-1 - level]):
+                    block.motion_modules = nn.ModuleList(Still() for _ in block.motion_modules)
+        for name, module in list(self.unet.named_modules()):
+            if isinstance(module, nn.GroupNorm):
+                self.unet.set_submodule(name, _per_frame(module, config.norm))
+        self.unet.set_attn_processor(
+            {
+                name: TemporalAttention() if "motion_modules" in name else _spatial(attention)
+                for name in self.unet.attn_processors
+            }
+        )
+
+    def forward(self, noisy: Tensor, timestep: Tensor, tokens: Tensor) -> Tensor:
+        """Predict.
+
+        Args:
+            noisy: [B, 3C+1, F, h, w]: noisy, render and carried latents, and the mask.
+            timestep: [B], in 0..999; need not be whole.
+            tokens: [B, F, L, D], the context.
+
+        Returns:
+            [B, C, F, h, w].
+        """
+        context = rearrange(tokens, "b f l d -> (b f) l d")
+        [prediction] = self.unet(noisy, timestep, context, return_dict=False)
+        out: Tensor = prediction
+        return out
+
+
+def predict(
+    denoiser: Denoiser,
+    noisy: Tensor,
+    timestep: Tensor,
+    *,
+    condition: Tensor,
+    tokens: Tensor,
+    guidance: float,
+) -> Tensor:
+    """Predict the noise or the clean sample, with classifier-free guidance where it is not 1.
+
+    Args:
+        denoiser: the network; it computes in its own precision.
+        noisy: [B, F, C, h, w].
+        timestep: [B].
+        condition: [B, F, 2C+1, h, w], render and carried latents, and the mask.
+        tokens: [B, F, L, D], the context; guidance leads away from what zeros would give.
+        guidance: its scale (J. Ho, T. Salimans, arXiv 2207.12598).
+
+    Returns:
+        [B, F, C, h, w] in the precision of `noisy`.
+    """
+    channels = torch.cat([noisy.to(condition), condition], dim=2)
+    if guidance != 1:
+        channels, timestep = torch.cat([channels] * 2), torch.cat([timestep] * 2)
+        tokens = torch.cat([torch.zeros_like(tokens), tokens])
+    out = denoiser(rearrange(channels, "b f c h w -> b c f h w"), timestep, tokens)
+    prediction = rearrange(out, "b c f h w -> b f c h w").to(noisy.dtype)
+    if guidance == 1:
+        return prediction
+    without, with_tokens = prediction.chunk(2)
+    return without + guidance * (with_tokens - without)
+
+
+def _per_frame(norm: nn.GroupNorm, kind: Literal["group", "batch"]) -> nn.Module:
+    if kind == "batch":
+        return PerFrameBatchNorm(norm.num_channels)
+    return PerFrameGroupNorm(norm.num_groups, norm.num_channels, eps=norm.eps)
+
+
+def _spatial(attention: Literal["sdpa", "xformers"]) -> Any:
+    if attention == "sdpa":
+        return AttnProcessor2_0()
+    from diffusers.models.attention_processor import XFormersAttnProcessor
+    from diffusers.utils import is_xformers_available
+
+    if not is_xformers_available():
+        raise ValueError("attention='xformers' needs the package: pip install 'mimaface[xformers]'")
+    return XFormersAttnProcessor()

@@ -1,0 +1,286 @@
+"""The MIMAFace generator: appearance, motion and ICA state become latents, and latents pictures.
+
+`Generator.animate` is the model from end to end. It knows no session and holds no state of one:
+what a clip leaves for the next is in the `ICAState` it returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from einops import rearrange
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mimaface.autoencoder import KL, TAESD, PixelUnshuffle
+from mimaface.bfm import BfmModel
+from mimaface.condition import face_condition, mesh_condition, read_face, to_images
+from mimaface.config import AutoencoderConfig, ClipEncoderConfig, ModelConfig
+from mimaface.d3dfr import CoefficientRegressor
+from mimaface.denoiser import Denoiser, predict
+from mimaface.ica import carry, warm_start
+from mimaface.mia import PaperMIA, ReleasedMIA
+from mimaface.schedule import denoise
+from mimaface.source_encoder import ClipIdentityEncoder, PatchEncoder
+from mimaface.types import (
+    Appearance,
+    Clip,
+    ClipRequest,
+    Condition,
+    ICAState,
+    Pixels,
+    Reals,
+    SourceFeatures,
+    Stage,
+)
+
+
+class Generator(nn.Module):
+    """All networks of a model. `mimaface.weights` fills and stores them.
+
+    Those that work for every clip (MIA, denoiser, autoencoder) may run in half precision; those
+    that read the source once (encoder, regressor) stay in float32.
+
+    Attributes:
+        config: the model's shape.
+        face_model: the official face model, where the condition is its render.
+    """
+
+    def __init__(
+        self, config: ModelConfig, *, attention: Literal["sdpa", "xformers"] = "sdpa"
+    ) -> None:
+        """Build it without weights."""
+        super().__init__()
+        self.config = config
+        self.face_model: BfmModel | None = None
+        self.regressor: CoefficientRegressor | None = None
+        self.encoder: ClipIdentityEncoder | PatchEncoder
+        self.mia: ReleasedMIA | PaperMIA
+        encoder, mia = config.encoder, config.mia
+        if isinstance(encoder, ClipEncoderConfig):
+            self.regressor = CoefficientRegressor(width=encoder.regressor_width)
+            self.encoder = ClipIdentityEncoder(
+                width=encoder.width,
+                layers=encoder.layers,
+                heads=encoder.heads,
+                image_px=encoder.image_px,
+                patch_px=encoder.patch_px,
+                identity_widths=encoder.identity_widths,
+                identity_depths=encoder.identity_depths,
+            )
+            self.mia = ReleasedMIA(
+                width=mia.width,
+                layers=mia.layers,
+                heads=mia.heads,
+                expression=mia.expression,
+                source_width=encoder.width,
+                identity_features=encoder.identity_features,
+            )
+        else:
+            self.encoder = PatchEncoder(width=encoder.width)
+            self.mia = PaperMIA(
+                width=mia.width,
+                layers=mia.layers,
+                heads=mia.heads,
+                expression=mia.expression,
+                source_width=encoder.width,
+            )
+        self.denoiser = Denoiser(
+            config.denoiser,
+            channels=config.autoencoder.channels,
+            context_width=mia.width,
+            attention=attention,
+        )
+        self.autoencoder = build_autoencoder(config.autoencoder)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return next(self.denoiser.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of what works for every clip."""
+        return next(self.denoiser.parameters()).dtype
+
+    def place(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Move it to a device, and what works for every clip to a precision; once, at load."""
+        self.to(device)
+        for part in (self.mia, self.denoiser, self.autoencoder):
+            part.to(dtype=dtype)
+        self.requires_grad_(requires_grad=False).eval()
+
+    @torch.inference_mode()
+    def read_source(self, appearance: Appearance) -> SourceFeatures:
+        """Return what the generator needs of a source, once for all its clips."""
+        face, aligned, coefficients = None, None, torch.empty(0)
+        if isinstance(self.config.encoder, ClipEncoderConfig):
+            assert self.regressor is not None, "the released form reads the face model"
+            assert self.face_model is not None, "the face model is loaded with the weights"
+            face, aligned, coefficients = read_face(
+                appearance,
+                self.regressor,
+                self.face_model,
+                identity_crop_px=self.config.encoder.identity_crop_px,
+            )
+        tokens = self.encoder.encode(appearance.source, aligned)
+        picture = to_images(appearance.source[None]).to(self.device, self.dtype)
+        return SourceFeatures(
+            tokens=tokens.patches.to(self.dtype),
+            identity=tokens.identity.to(self.dtype),
+            coefficients=coefficients.to(self.device, self.dtype),
+            latents=self.autoencoder.encode(picture)[0].float(),
+            face=face,
+        )
+
+    @torch.inference_mode()
+    def animate(self, requests: Sequence[ClipRequest], *, stage: Stage) -> list[Clip]:
+        """Make the clips of B requests of the same steps, new and carried frames, in one batch.
+
+        Carried frames come first in every array over F; their pictures were shown already.
+        """
+        form, steps, new_frames = self.config.ica, requests[0].steps, len(requests[0].motion)
+        features = [_features(request) for request in requests]
+        states = [request.ica for request in requests if request.ica is not None]
+
+        # The motion as pictures of the moved source, and as signals.
+        with stage("condition"):
+            conditions = [self._condition(request) for request in requests]
+            signals = self._batch([each.signals for each in conditions])  # [B, N, M]
+        with stage("encode"):
+            pictures = torch.stack([each.render for each in conditions])
+            render = self._encode(pictures)  # [B, N, C, h, w]
+
+        # The last latents of the previous clips and, where they are made again, what these were
+        # conditioned on.
+        with stage("carry"):
+            previous = self._batch([state.latents for state in states]) if states else None
+            if states and form == "overlap":
+                again = self._batch([_render_latents(state) for state in states])
+                render = torch.cat([again, render], dim=1)  # [B, F, C, h, w]
+                signals = torch.cat([self._batch([s.signals for s in states]), signals], dim=1)
+            carried = carry(previous, like=render, form=form)  # [B, F, C + 1, h, w]
+            source = torch.stack([each.latents for each in features])
+            warm = warm_start(previous, source, frames=render.shape[1])
+
+        # Appearance and identity, modulated by the motion.
+        with stage("tokens"):
+            tokens = self.mia(
+                torch.stack([each.tokens for each in features]),
+                torch.stack([each.identity for each in features]),
+                torch.stack([each.coefficients for each in features]),
+                signals.to(self.dtype),
+            )  # [B, F, L, D]
+
+        with stage("denoise"):
+            sampling = self.config.samplings[steps]
+            network = partial(
+                predict,
+                self.denoiser,
+                condition=torch.cat([render, carried], dim=2).to(self.dtype),
+                tokens=tokens,
+                guidance=sampling.guidance,
+            )
+            *_, latents = denoise(
+                network,
+                warm,
+                partial(draw_noise, requests, like=warm),
+                steps=steps,
+                sampling=sampling,
+                prediction=self.config.prediction,
+            )
+
+        # The new frames alone are decoded.
+        with stage("decode"):
+            pixels = self._decode(latents[:, -new_frames:])
+        return [
+            Clip(
+                pixels=pixels[row],
+                ica=self._leave(request, latents[row], render[row], signals[row]),
+            )
+            for row, request in enumerate(requests)
+        ]
+
+    def _condition(self, request: ClipRequest) -> Condition:
+        face = _features(request).face
+        if face is None:
+            return mesh_condition(request.appearance, request.motion)
+        start = None if request.ica is None else request.ica.signals[-1]
+        return face_condition(request.appearance, face, request.motion, start=start)
+
+    def _leave(
+        self, request: ClipRequest, latents: Tensor, render: Tensor, signals: Tensor
+    ) -> ICAState:
+        # What a clip [F, ...] leaves for the next one.
+        def last(rows: Tensor) -> NDArray[Any]:
+            kept = rows[-self.config.carried_frames :]
+            return (kept if self.dtype == torch.float32 else kept.half()).cpu().numpy()
+
+        return ICAState(
+            latents=last(latents),
+            signals=signals[-self.config.carried_frames :].cpu().numpy(),
+            render_latents=last(render) if self.config.ica == "overlap" else None,
+            next_frame=_next_frame(request) + len(request.motion),
+        )
+
+    def _batch(self, rows: Sequence[NDArray[Any]]) -> Tensor:
+        return torch.from_numpy(np.stack(rows)).to(self.device, torch.float32)
+
+    def _encode(self, images: Tensor) -> Tensor:
+        # [B, N, 3, H, W] -> [B, N, C, h, w]
+        flat = rearrange(images, "b n c h w -> (b n) c h w").to(self.device, self.dtype)
+        latents = self.autoencoder.encode(flat).float()
+        return rearrange(latents, "(b n) c h w -> b n c h w", b=len(images))
+
+    def _decode(self, latents: Tensor) -> Pixels:
+        # [B, N, C, h, w] -> [B, N, H, W, 3]
+        flat = rearrange(latents, "b n c h w -> (b n) c h w").to(self.dtype)
+        images = self.autoencoder.decode(flat).float().clamp(-1, 1)
+        pixels = ((images + 1) * 127.5).round().to(torch.uint8)
+        return rearrange(pixels, "(b n) c h w -> b n h w c", b=len(latents)).cpu().numpy()
+
+
+def draw_noise(requests: Sequence[ClipRequest], draw: int, *, like: Tensor) -> Tensor:
+    """Return unit normal noise like `like` [B, F, ...].
+
+    It depends on each session's seed, the frame's index in the session and the number of the
+    draw alone: not on the batch, the clip's length or the device.
+    """
+    frames = like.shape[1]
+    noise = [
+        np.random.default_rng((request.seed, frame, draw)).standard_normal(
+            like.shape[2:], dtype=np.float32
+        )
+        for request in requests
+        for last in [_next_frame(request) + len(request.motion)]
+        for frame in range(last - frames, last)
+    ]
+    return torch.from_numpy(np.stack(noise)).reshape(like.shape).to(like)
+
+
+def build_autoencoder(config: AutoencoderConfig) -> KL | TAESD | PixelUnshuffle:
+    """Build an autoencoder without weights."""
+    if config.kind == "kl":
+        return KL(widths=config.widths, layers=config.layers, latent_channels=config.channels)
+    if config.kind == "taesd":
+        return TAESD(width=config.widths[0], latent_channels=config.channels)
+    return PixelUnshuffle(config.factor)
+
+
+def _features(request: ClipRequest) -> SourceFeatures:
+    features = request.appearance.features
+    assert features is not None, "the source was encoded by a model without a generator"
+    return features
+
+
+def _render_latents(state: ICAState) -> Reals:
+    assert state.render_latents is not None, "the state is of a model that makes no frame twice"
+    return state.render_latents
+
+
+def _next_frame(request: ClipRequest) -> int:
+    return 0 if request.ica is None else request.ica.next_frame

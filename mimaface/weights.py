@@ -1,0 +1,139 @@
+"""Weight files: safetensors with the model's configuration in the metadata.
+
+A file holds everything its model needs. Loading is strict: every tensor lands, or one error names
+all that do not. Files of the official release are read by `mimaface.official`, to be stored here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mimaface.bfm import BfmModel, stand_in
+from mimaface.config import ModelConfig, from_json, to_json
+from mimaface.errors import WeightsError
+from mimaface.generator import Generator
+from mimaface.video import whole_file
+
+State = Mapping[str, Tensor]
+Attention = Literal["sdpa", "xformers"]
+
+CONFIG_KEY: Final = "mimaface"  # of the configuration in a file's metadata
+FACE_MODEL: Final = "face_model."  # prefix of the face model's arrays
+SHOWN_NAMES: Final = 8  # of each kind of problem in an error
+
+
+def save(generator: Generator, path: Path) -> None:
+    """Write a weight file, whole or not at all.
+
+    Raises:
+        UnwritableMediaError: it cannot be written there.
+    """
+    state = {key: tensor.contiguous() for key, tensor in generator.state_dict().items()}
+    if generator.face_model is not None:
+        for field in fields(generator.face_model):
+            array = np.ascontiguousarray(getattr(generator.face_model, field.name))
+            state[FACE_MODEL + field.name] = torch.from_numpy(array)
+    with whole_file(path) as partial:
+        save_file(state, partial, metadata={CONFIG_KEY: to_json(generator.config)})
+
+
+def read(path: Path, *, attention: Attention = "sdpa") -> Generator:
+    """Read a weight file.
+
+    Raises:
+        WeightsError: it is missing, damaged, not ours or does not fit its own configuration.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            config = from_json((file.metadata() or {})[CONFIG_KEY])
+        state = load_file(path)
+    except FileNotFoundError as error:
+        raise WeightsError(f"there are no weights at {path}") from error
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"{path} cannot be read as safetensors: {error}") from error
+    except (KeyError, ValueError) as error:
+        raise WeightsError(
+            f"{path} is not a weight file of this project: make one with 'mimaface convert'"
+        ) from error
+    face_model = {
+        key.removeprefix(FACE_MODEL): state.pop(key).numpy()
+        for key in list(state)
+        if key.startswith(FACE_MODEL)
+    }
+    generator = on_meta(config, attention=attention)
+    problems = fill(generator, state, name="it")
+    if config.condition == "bfm":
+        lacking = {field.name for field in fields(BfmModel)} - face_model.keys()
+        problems += problem("it", "lacks of the face model", lacking)
+    refuse(problems, path)
+    if face_model:
+        try:
+            generator.face_model = BfmModel(**face_model)
+        except ValueError as error:
+            raise WeightsError(f"{path} holds a damaged face model: {error}") from error
+    return generator
+
+
+def randomize(config: ModelConfig, *, seed: int = 0, attention: Attention = "sdpa") -> Generator:
+    """Return a generator that was never trained, to measure speed and to test.
+
+    Where the condition is the official face model's render, a stand-in of its size is rendered.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        generator = Generator(config, attention=attention)
+    if config.condition == "bfm":
+        generator.face_model = stand_in(subdivisions=3)
+    return generator
+
+
+def on_meta(config: ModelConfig, *, attention: Attention = "sdpa") -> Generator:
+    """Return a generator without memory for its weights, to be filled."""
+    with torch.device("meta"):
+        return Generator(config, attention=attention)
+
+
+def fill(part: nn.Module, state: State, *, name: str) -> list[str]:
+    """Give a module its tensors, without a copy; return what does not fit, nothing if all does.
+
+    A module on the meta device becomes real. Tensors take the module's precision.
+    """
+    wanted = part.state_dict()
+    misshaped = [
+        f"{key} {tuple(state[key].shape)} instead of {tuple(tensor.shape)}"
+        for key, tensor in wanted.items()
+        if key in state and state[key].shape != tensor.shape
+    ]
+    problems = [
+        *problem(name, "lacks", wanted.keys() - state.keys()),
+        *problem(name, "has no place for", state.keys() - wanted.keys()),
+        *problem(name, "has of a wrong shape", misshaped),
+    ]
+    if not problems:
+        typed = {key: tensor.to(wanted[key].dtype) for key, tensor in state.items()}
+        part.load_state_dict(typed, strict=True, assign=True)
+    return problems
+
+
+def problem(name: str, what: str, tensors: Iterable[str]) -> list[str]:
+    """Return what is wrong with some tensors, in words; nothing if there are none."""
+    listed = sorted(tensors)
+    if not listed:
+        return []
+    rest = f" and {len(listed) - SHOWN_NAMES} more" if len(listed) > SHOWN_NAMES else ""
+    return [f"{name} {what} {', '.join(listed[:SHOWN_NAMES])}{rest}"]
+
+
+def refuse(problems: Sequence[str], path: Path) -> None:
+    """Raise all problems as one WeightsError, if there are any."""
+    if problems:
+        raise WeightsError(f"{path} does not fit: {'; '.join(problems)}")
