@@ -170,6 +170,8 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 def _animate(args: argparse.Namespace) -> dict[str, Any]:
+    if args.side_by_side and args.driving.suffix == ".npz":
+        args.usage_error("--side-by-side needs a video: motion holds no pictures")
     for given in (args.source, args.driving):
         if given.exists() and args.output.exists() and given.samefile(args.output):
             raise UnwritableMediaError(f"{given} would be overwritten: name another output")
@@ -249,8 +251,6 @@ def _open_driver(
         filmed = _filmed(video, stopwatch, box_px=size_px if args.side_by_side else None)
         frames, fps, expected = relative_ahead(filmed), video.fps, video.expected_frames
         return _Driver(frames=frames, fps=fps, expected_frames=expected, video=video)
-    if args.side_by_side:
-        args.usage_error("--side-by-side needs a video: motion holds no pictures")
     motion = Motion.load(args.driving)
     if not len(motion):
         raise UnreadableMediaError(f"{args.driving} holds no frames")

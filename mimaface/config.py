@@ -56,8 +56,14 @@ class DenoiserConfig:
 
     def __post_init__(self) -> None:
         for name in ("attention", "motion"):
-            if len(getattr(self, name)) != len(self.widths):
-                raise ValueError(f"{name} must have {len(self.widths)} levels, as widths has")
+            levels = len(getattr(self, name))
+            if levels != len(self.widths):
+                raise ValueError(
+                    f"{name} must have {len(self.widths)} levels, as widths has, found {levels}"
+                )
+        for name in ("heads", "norm_groups"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
         for width in self.widths:
             if width % self.heads or width % self.norm_groups:
                 raise ValueError(
@@ -200,10 +206,20 @@ class ModelConfig:
             raise ValueError(f"carried_frames must be at least 1, found {self.carried_frames}")
         if self.ica == "hold" and self.carried_frames != 1:
             raise ValueError(f"hold carries one frame, found carried_frames {self.carried_frames}")
-        if self.new_frames + self.carried_frames > self.denoiser.most_frames:
-            raise ValueError(f"a clip may have at most {self.denoiser.most_frames} frames")
+        frames, most_frames = self.new_frames + self.carried_frames, self.denoiser.most_frames
+        if frames > most_frames:
+            raise ValueError(f"a clip may have at most {most_frames} frames, found {frames}")
         if (self.mia.form == "released") != isinstance(self.encoder, ClipEncoderConfig):
-            raise ValueError("the released MIA reads CLIP tokens, the paper's reads patch tokens")
+            raise ValueError(
+                "the released MIA reads CLIP tokens, the paper's reads patch tokens, "
+                f"found {self.mia.form} with {type(self.encoder).__name__}"
+            )
+        for steps, sampling in self.samplings.items():
+            if sampling.solver == "euler" and self.prediction != "epsilon":
+                raise ValueError(
+                    f"euler walks on predicted noise, found prediction {self.prediction!r} "
+                    f"with {steps} steps of euler"
+                )
 
     @property
     def network_channels(self) -> int:
@@ -237,6 +253,8 @@ def _revive(kind: Any, value: Any) -> Any:
     if isinstance(kind, UnionType):
         names = [{field.name for field in fields(each)} for each in get_args(kind)]
         return _revive(get_args(kind)[names.index(set(value))], value)
+    if get_origin(kind) is Literal and value not in get_args(kind):
+        raise ValueError(f"must be one of {get_args(kind)}, found {value!r}")
     if get_origin(kind) is tuple:
         return tuple(_revive(get_args(kind)[0], each) for each in value)
     if get_origin(kind) is Mapping:

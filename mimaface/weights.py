@@ -28,7 +28,6 @@ Attention = Literal["sdpa", "xformers"]
 
 CONFIG_KEY: Final = "mimaface"  # of the configuration in a file's metadata
 FACE_MODEL: Final = "face_model."  # prefix of the face model's arrays
-SHOWN_NAMES: Final = 8  # of each kind of problem in an error
 
 
 def save(generator: Generator, path: Path) -> None:
@@ -127,10 +126,7 @@ def fill(part: nn.Module, state: State, *, name: str) -> list[str]:
 def problem(name: str, what: str, tensors: Iterable[str]) -> list[str]:
     """Return what is wrong with some tensors, in words; nothing if there are none."""
     listed = sorted(tensors)
-    if not listed:
-        return []
-    rest = f" and {len(listed) - SHOWN_NAMES} more" if len(listed) > SHOWN_NAMES else ""
-    return [f"{name} {what} {', '.join(listed[:SHOWN_NAMES])}{rest}"]
+    return [f"{name} {what} {', '.join(listed)}"] if listed else []
 
 
 def refuse(problems: Sequence[str], path: Path) -> None:

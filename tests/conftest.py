@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from mimaface.animate import animate, encode_source, load
 from mimaface.evaluation.scripted import scripted_motion
@@ -14,6 +15,12 @@ from mimaface.video import write_video
 
 FPS = 25.0
 FRAMES = 75
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Keep torch's threads from waiting for each other while other tests' threads run."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 import pytest
 
 from mimaface.animate import load
+from mimaface.errors import UnsupportedStepsError
 from mimaface.evaluation.bench import Stopwatch, bench
 from mimaface.evaluation.evaluate import TARGETS, evaluate
 from mimaface.evaluation.metrics import amplitude, correlation, signals
@@ -166,6 +168,27 @@ def test_the_stopwatch_notes_each_run_of_each_stage() -> None:
 
 def test_the_bench_times_every_stage(portrait: Path) -> None:
     ticks = count()
-    stages = bench(load("tiny"), portrait, frames=3, clock=lambda: next(ticks) / 1000)
-    assert [each.stage for each in stages] == ["extract", "relative", "animate"]
-    assert all(each.p50_ms == pytest.approx(each.p95_ms) == pytest.approx(1.0) for each in stages)
+    run = bench(
+        load("tiny"), portrait, steps=0, frames=1, repeats=3, clock=lambda: next(ticks) / 1000
+    )
+    assert [each.stage for each in run.stages] == ["extract", "relative", "animate"]
+    assert all(each.p50_ms == each.p95_ms == pytest.approx(1.0) for each in run.stages)
+    assert (run.new_frames, run.fps) == (1, pytest.approx(1000))
+    assert run.memory_mib > 0
+
+
+def test_the_bench_times_every_stage_of_the_generator(portrait: Path) -> None:
+    model, ticks = load("tiny", weights="random", size_px=64), count()
+    run = bench(model, portrait, steps=2, frames=3, repeats=2, clock=lambda: next(ticks) / 1000)
+    within = ["condition", "encode", "carry", "tokens", "denoise", "decode"]
+    times_ms = dict.fromkeys(["extract", "relative", *within], 1.0) | {"animate": 13.0}
+    assert {each.stage: each.p50_ms for each in run.stages} == pytest.approx(times_ms)
+    assert run.fps == pytest.approx(3000 / 13, abs=0.01)
+
+
+def test_clips_that_the_bench_cannot_make_are_refused(portrait: Path) -> None:
+    model = load("sd15")
+    with pytest.raises(UnsupportedStepsError, match="without weights"):
+        bench(model, portrait, steps=1, frames=4, repeats=1, clock=perf_counter)
+    with pytest.raises(ValueError, match="frames must be 1 to 32, found 33"):
+        bench(model, portrait, steps=0, frames=33, repeats=1, clock=perf_counter)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,11 +20,15 @@ from PIL import Image
 from mimaface.__main__ import main
 from mimaface.config import CONFIGS
 from mimaface.evaluation.scripted import scripted_motion
+from mimaface.hub import FACE_MODEL, OFFICIAL
 from mimaface.photo import read_photo
 from mimaface.types import Motion, Pixels
 from mimaface.video import VideoReader, write_video
 from tests.clips import picture, record
 from tests.conftest import FPS, FRAMES
+from tests.hub_stand_in import stand_in_hub
+from tests.narrow import NARROW
+from tests.release import write_release
 
 MEDIA = Path(__file__).parents[2] / "shared" / "media"
 
@@ -322,9 +327,101 @@ def test_saved_motion_holds_no_pictures(run: Run, driving_clip: Path, tmp_path: 
 
 
 def test_bench_prints_a_table_and_names_the_machine(run: Run, portrait: Path) -> None:
-    result = run("bench", "--frames", 2, "--source", portrait)
-    assert [each["stage"] for each in result["stages"]] == ["extract", "relative", "animate"]
+    result = run("bench", "--repeats", 2, "--steps", "0,1", "--frames", "1,3", "--source", portrait)
+    lengths = [(each["steps"], each["frames"], each["new_frames"]) for each in result["runs"]]
+    assert lengths == [(0, 1, 1), (0, 3, 3), (1, 1, 1), (1, 3, 3)]
+    assert [each["stage"] for each in result["runs"][0]["stages"]] == [
+        "extract",
+        "relative",
+        "animate",
+    ]
+    assert "denoise" in [each["stage"] for each in result["runs"][2]["stages"]]
     assert result["machine"].endswith("cores")
+    assert (result["size"], result["precision"]) == (256, "float32")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["bench", "--frames", "17"], "frames must be 1 to 16, found 17"),
+        (["bench", "--steps", "1", "--decoder", "kl"], "decoder is for untrained weights"),
+        (["bench", "--steps", "1,x"], "x must be a whole number"),
+    ],
+)
+def test_a_bench_of_what_cannot_be_is_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert message in capsys.readouterr().err
+
+
+def test_the_official_model_goes_from_the_hub_to_a_video(
+    run: Run, portrait: Path, driving_clip: Path, tmp_path: Path
+) -> None:
+    """Fetch, convert, animate: with a narrow copy of the release, and no network beyond."""
+    write_release(tmp_path / "release")
+    folder, weights, output = (
+        tmp_path / name for name in ("fetched", "sd15.safetensors", "avatar.mp4")
+    )
+    with stand_in_hub(hub_with(tmp_path / "release")) as hub:
+        done = subprocess.run(
+            [sys.executable, "-m", "mimaface", "fetch", "--folder", folder],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=Path(__file__).parents[1],
+            env=os.environ | {"HF_ENDPOINT": hub.endpoint, "NO_PROXY": "127.0.0.1"},
+        )
+    assert done.returncode == 0, done.stderr
+    assert "no licence stated" in done.stdout
+    [note] = json.loads(done.stdout.splitlines()[-1])["notes"]
+    assert note in done.stdout
+    assert str(folder / FACE_MODEL) in note
+    assert main(["convert", "--folder", str(folder), "--output", str(weights)]) == 1
+    shutil.copy(tmp_path / "release" / FACE_MODEL, folder / FACE_MODEL)
+    converted = run("convert", "--folder", folder, "--output", weights)
+    assert (converted["model"], converted["size"]) == ("sd15", NARROW.size_px)
+    result = run(
+        *("animate", "--model", "sd15", "--weights", weights, "--steps", 2),
+        *("--source", portrait, "--driving", driving_clip, "--output", output),
+    )
+    assert (result["frames"], result["width"]) == (FRAMES, NARROW.size_px)
+    times_s, pictures = frames_of(output)
+    assert times_s == pytest.approx([index / FPS for index in range(FRAMES)])
+    assert pictures[0].shape == (NARROW.size_px, NARROW.size_px, 3)
+
+
+def hub_with(release: Path) -> dict[str, dict[str, bytes]]:
+    """Return what the hub's repositories hold of a release."""
+    repositories: dict[str, dict[str, bytes]] = {}
+    for file in OFFICIAL:
+        for each in file.alternatives:
+            if (release / each.local).is_file():
+                content = (release / each.local).read_bytes()
+                repositories.setdefault(each.repo, {})[each.path] = content
+    return repositories
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_tiny_makes_a_video_with_untrained_weights(
+    steps: int, run: Run, portrait: Path, tmp_path: Path
+) -> None:
+    motion, output = tmp_path / "motion.npz", tmp_path / "avatar.mp4"
+    scripted_motion(4).save(motion)
+    result = run(
+        *("animate", "--weights", "random", "--steps", steps, "--source", portrait),
+        *("--driving", motion, "--output", output),
+    )
+    assert (result["frames"], result["width"]) == (4, 256)
+
+
+def test_steps_without_weights_are_refused_before_any_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["animate", "--steps", "2", "--source", "gone.jpg", "--driving", "gone.mp4"]
+    assert main([*command, "--output", str(tmp_path / "a.mp4")]) == 1
+    assert "without weights" in capsys.readouterr().err
 
 
 def test_the_package_runs_as_a_program() -> None:
@@ -335,5 +432,5 @@ def test_the_package_runs_as_a_program() -> None:
         check=True,
         cwd=Path(__file__).parents[1],
     )
-    for command in ("animate", "track", "evaluate", "bench"):
+    for command in ("animate", "track", "evaluate", "bench", "fetch", "convert"):
         assert command in done.stdout

@@ -24,7 +24,7 @@ GONE = slice(45, 60)  # the driver leaves the picture and comes back
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return load("tiny")
+    return load("tiny", weights="random")
 
 
 @pytest.fixture(scope="module")
@@ -51,38 +51,53 @@ def relative(driving: list[tuple[float, Pixels]]) -> list[Motion]:
         return [neutral.push(extractor.extract(time_s, rgb)) for time_s, rgb in driving]
 
 
-@pytest.mark.parametrize("new_frames", [1, 5])
-def test_streamed_equals_offline_when_nothing_is_dropped(
+# The generator is slow on a processor: a few frames must do.
+@pytest.mark.parametrize(
+    ("new_frames", "steps", "frames"), [(1, 0, 75), (5, 0, 75), (1, 1, 12), (2, 2, 12)]
+)
+def test_streamed_equals_offline_to_the_bit_when_nothing_is_dropped(
     model: Model,
     appearance: Appearance,
     driving: list[tuple[float, Pixels]],
     relative: list[Motion],
     new_frames: int,
+    steps: int,
+    frames: int,
 ) -> None:
-    offline = list(make_offline(model, appearance, relative, new_frames=new_frames))
-    streamed = list(stream(model, appearance, driving, new_frames=new_frames))
+    chunks = {"new_frames": new_frames, "steps": steps}
+    offline = list(make_offline(model, appearance, relative[:frames], **chunks))
+    streamed = list(stream(model, appearance, driving[:frames], **chunks))
     assert [frame.time_s for frame in streamed] == [frame.time_s for frame in offline]
     for one, other in zip(streamed, offline, strict=True):
         np.testing.assert_array_equal(one.pixels, other.pixels)
-    assert not all(motion.valid[0] for motion in relative), "the driver leaves once"
     moved = np.abs(offline[0].pixels.astype(int) - offline[-1].pixels).mean()
-    assert moved > 0.5, "a still picture would prove nothing"
+    assert moved > 0.2, "a still picture would prove nothing"
+
+
+def test_the_driver_of_these_tests_leaves_once(relative: list[Motion]) -> None:
+    assert not all(motion.valid[0] for motion in relative)
 
 
 def make_offline(
-    model: Model, appearance: Appearance, relative: list[Motion], *, new_frames: int
+    model: Model, appearance: Appearance, relative: list[Motion], *, new_frames: int, steps: int
 ) -> Iterator[AvatarFrame]:
     ica = None
     for start in range(0, len(relative), new_frames):
         motion = Motion.concatenate(relative[start : start + new_frames])
-        [clip] = animate(model, [ClipRequest(appearance=appearance, motion=motion, ica=ica)])
+        request = ClipRequest(appearance=appearance, motion=motion, ica=ica, steps=steps)
+        [clip] = animate(model, [request])
         ica = clip.ica
         for time_s, pixels in zip(motion.time_s, clip.pixels, strict=True):
             yield AvatarFrame(time_s=float(time_s), pixels=pixels)
 
 
 def stream(
-    model: Model, appearance: Appearance, driving: list[tuple[float, Pixels]], *, new_frames: int
+    model: Model,
+    appearance: Appearance,
+    driving: list[tuple[float, Pixels]],
+    *,
+    new_frames: int,
+    steps: int,
 ) -> Iterator[AvatarFrame]:
     clock = Clock(driving[0][0])
     is_opened, is_made = threading.Semaphore(0), threading.Semaphore(0)
@@ -100,6 +115,7 @@ def stream(
         clock=clock,
         new_frames=new_frames,
         fps=FPS,
+        steps=steps,
     )
     live.on_frame = is_made.release
     try:

@@ -99,6 +99,7 @@ def bench(
         ValueError: a clip of so many frames adds none, or is too long for the model.
         UnsupportedStepsError: the model cannot do the steps.
     """
+    model.check_steps(steps)
     again = model.config.carried_frames if steps and model.config.ica == "overlap" else 0
     chunk, most = frames - again, model.config.denoiser.most_frames
     if not again < frames <= most:

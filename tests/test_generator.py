@@ -1,0 +1,252 @@
+"""Clips of the generator: batches, seeds, and what one clip hands to the next."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mimaface.animate import Model, animate, encode_source, load
+from mimaface.errors import UnsupportedStepsError
+from mimaface.evaluation.scripted import scripted_motion
+from mimaface.generator import draw_noise
+from mimaface.render import render
+from mimaface.types import Appearance, Clip, ClipRequest, ICAState, Motion
+from mimaface.weights import randomize
+from tests.narrow import NARROW
+
+NEAR = 1e-5  # of latents: kernels of convolutions and products differ with the size of the batch
+
+
+@cache
+def tiny() -> Model:
+    return load("tiny", weights="random")
+
+
+@cache
+def narrow() -> Model:
+    """The released form, narrow and small."""
+    generator = randomize(NARROW)
+    generator.place(torch.device("cpu"), torch.float32)
+    return Model(config=NARROW, generator=generator)
+
+
+@pytest.fixture(scope="module", params=[tiny, narrow], ids=["tiny", "sd15"])
+def model(request: pytest.FixtureRequest) -> Model:
+    return request.param()
+
+
+@pytest.fixture(scope="module")
+def sources(model: Model, portraits: list[Path]) -> list[Appearance]:
+    return [encode_source(model, portrait) for portrait in portraits]
+
+
+def clips(
+    model: Model,
+    appearance: Appearance,
+    motion: Motion,
+    *,
+    chunk: int,
+    steps: int = 1,
+    seed: int = 0,
+) -> list[Clip]:
+    """Return the clips of a session, one after the other."""
+    made: list[Clip] = []
+    for start in range(0, len(motion), chunk):
+        request = ClipRequest(
+            appearance=appearance,
+            motion=motion[start : start + chunk],
+            ica=made[-1].ica if made else None,
+            steps=steps,
+            seed=seed,
+        )
+        made += animate(model, [request])
+    return made
+
+
+def state_of(clip: Clip) -> ICAState:
+    assert clip.ica is not None
+    return clip.ica
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_batched_equals_single_from_clip_to_clip(
+    steps: int, model: Model, sources: list[Appearance]
+) -> None:
+    motion = scripted_motion(20)
+    states: list[ICAState | None] = [None, None]
+    for start in (0, 4, 8):
+        requests = [
+            ClipRequest(
+                appearance=source,
+                motion=motion[start + row : start + row + 2],
+                ica=states[row],
+                steps=steps,
+                seed=row,
+            )
+            for row, source in enumerate(sources[:2])
+        ]
+        together = animate(model, requests)
+        for clip, request in zip(together, requests, strict=True):
+            [alone] = animate(model, [request])
+            np.testing.assert_allclose(
+                state_of(clip).latents, state_of(alone).latents, atol=NEAR, rtol=NEAR
+            )
+            assert np.abs(clip.pixels.astype(int) - alone.pixels).max() <= 1, "rounding"
+        states = [clip.ica for clip in together]
+
+
+def test_the_same_session_made_again_is_the_same_to_the_bit(
+    model: Model, sources: list[Appearance]
+) -> None:
+    motion = scripted_motion(4)
+    once, again = (clips(model, sources[0], motion, chunk=2, steps=2, seed=5) for _ in range(2))
+    for one, other in zip(once, again, strict=True):
+        np.testing.assert_array_equal(one.pixels, other.pixels)
+        np.testing.assert_array_equal(state_of(one).latents, state_of(other).latents)
+    other_seed = clips(model, sources[0], motion, chunk=2, steps=2, seed=6)
+    assert (state_of(once[-1]).latents != state_of(other_seed[-1]).latents).any()
+
+
+def test_requests_of_different_shapes_share_a_call(model: Model, sources: list[Appearance]) -> None:
+    motion = scripted_motion(6)
+    first = clips(model, sources[0], motion[:2], chunk=2)[0]
+    source = sources[0]
+    requests = [
+        ClipRequest(appearance=source, motion=motion[2:3], steps=1),
+        ClipRequest(appearance=source, motion=motion[2:4], steps=2),
+        ClipRequest(appearance=source, motion=motion[2:3], ica=first.ica, steps=1),
+        ClipRequest(appearance=source, motion=motion[2:3], steps=0),
+        ClipRequest(appearance=sources[1], motion=motion[3:4], steps=1),
+    ]
+    for clip, request in zip(animate(model, requests), requests, strict=True):
+        [alone] = animate(model, [request])
+        assert len(clip.pixels) == len(request.motion)
+        assert np.abs(clip.pixels.astype(int) - alone.pixels).max() <= 1
+
+
+def test_a_clip_begins_where_the_one_before_ended(model: Model, sources: list[Appearance]) -> None:
+    motion = scripted_motion(4)
+    first, second = clips(model, sources[0], motion, chunk=2)
+    carried = model.config.carried_frames
+    assert len(state_of(first).latents) == min(carried, 2)
+    assert len(state_of(second).latents) == min(carried, 4)
+    assert [state_of(clip).next_frame for clip in (first, second)] == [2, 4]
+    request = ClipRequest(appearance=sources[0], motion=motion[2:], steps=1)
+    [without] = animate(model, [request])
+    assert (without.pixels != second.pixels).any()
+    brighter = replace(state_of(first), latents=state_of(first).latents + 0.5)
+    [other] = animate(model, [replace(request, ica=brighter)])
+    assert (other.pixels != second.pixels).any()
+
+
+def test_only_new_frames_are_decoded(
+    model: Model, sources: list[Appearance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert model.generator is not None
+    decoded = []
+    decode = model.generator.autoencoder.decode
+
+    def watched(latents: torch.Tensor) -> torch.Tensor:
+        decoded.append(len(latents))
+        return decode(latents)
+
+    monkeypatch.setattr(model.generator.autoencoder, "decode", watched)
+    clips(model, sources[0], scripted_motion(6), chunk=2)
+    assert decoded == [2, 2, 2]
+
+
+def test_without_steps_the_mesh_is_drawn_and_nothing_is_carried(
+    model: Model, sources: list[Appearance]
+) -> None:
+    motion = scripted_motion(3)
+    [clip] = animate(model, [ClipRequest(appearance=sources[0], motion=motion)])
+    np.testing.assert_array_equal(clip.pixels, render(sources[0].mesh, motion).pixels)
+    assert clip.ica is None
+
+
+def test_every_number_of_steps_that_is_offered_works(
+    model: Model, sources: list[Appearance]
+) -> None:
+    size = model.config.size_px
+    for steps in model.steps:
+        request = ClipRequest(appearance=sources[0], motion=scripted_motion(1), steps=steps)
+        [clip] = animate(model, [request])
+        assert clip.pixels.shape == (1, size, size, 3)
+    with pytest.raises(UnsupportedStepsError, match=r"not 3$"):
+        animate(model, [replace(request, steps=3)])
+
+
+def test_identity_reaches_the_picture_of_the_released_form(portraits: list[Path]) -> None:
+    model = narrow()
+    source = encode_source(model, portraits[0])
+    assert source.features is not None
+    request = ClipRequest(appearance=source, motion=scripted_motion(1), steps=1)
+    [clip] = animate(model, [request])
+    features = replace(source.features, identity=source.features.identity + 1)
+    [other] = animate(model, [replace(request, appearance=replace(source, features=features))])
+    assert (state_of(clip).latents != state_of(other).latents).any()
+
+
+def test_the_right_identity_crop_is_another_setting(portraits: list[Path]) -> None:
+    config = replace(NARROW, encoder=replace(NARROW.encoder, identity_crop_px=256))
+    generator = randomize(config)
+    generator.place(torch.device("cpu"), torch.float32)
+    right = encode_source(Model(config=config, generator=generator), portraits[0]).features
+    wrong = encode_source(narrow(), portraits[0]).features
+    assert right is not None
+    assert wrong is not None
+    torch.testing.assert_close(right.tokens, wrong.tokens)
+    assert (right.identity - wrong.identity).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_is_near_full(precision: str, portraits: list[Path]) -> None:
+    half = load("tiny", weights="random", precision=precision)
+    motion = scripted_motion(2)
+    pictures = [
+        clips(model, encode_source(model, portraits[0]), motion, chunk=1)
+        for model in (tiny(), half)
+    ]
+    full, rounded = (clip[-1].pixels.astype(int) for clip in pictures)
+    assert np.abs(full - rounded).mean() < 1
+    assert state_of(pictures[1][-1]).latents.dtype == np.float16
+
+
+def test_noise_is_drawn_from_seed_and_frame_alone() -> None:
+    nothing: Appearance = None  # type: ignore[assignment]
+
+    def request(frames: int, *, after: int = 0, seed: int = 3) -> ClipRequest:
+        state = ICAState(
+            latents=np.zeros((1, 1, 1, 1), np.float32),
+            signals=np.zeros((1, 0), np.float32),
+            render_latents=None,
+            next_frame=after,
+        )
+        motion = scripted_motion(frames)
+        return ClipRequest(
+            appearance=nothing, motion=motion, ica=state if after else None, steps=1, seed=seed
+        )
+
+    def noise(*requests: ClipRequest, frames: int, draw: int = 0) -> torch.Tensor:
+        return draw_noise(requests, draw, like=torch.zeros(len(requests), frames, 2, 3, 3))
+
+    whole = noise(request(6), frames=6)
+    torch.testing.assert_close(noise(request(2, after=4), frames=2), whole[:, 4:])
+    torch.testing.assert_close(noise(request(2, after=4), frames=4), whole[:, 2:], msg="made again")
+    both = noise(request(2, seed=9), request(2, after=4), frames=2)
+    torch.testing.assert_close(both[1:], whole[:, 4:])
+    assert (both[0] != whole[0, :2]).all()
+    assert (noise(request(6), frames=6, draw=1) != whole).all()
+    assert abs(float(noise(request(6), frames=6).std()) - 1) < 0.2
+
+
+def test_the_tiny_model_fits_its_file() -> None:
+    generator = tiny().generator
+    assert generator is not None
+    count = sum(parameter.numel() for parameter in generator.parameters())
+    assert 2 * count < 16 * 2**20, "in half precision, under 16 MiB"
