@@ -145,9 +145,13 @@ def animate(
 
     Raises:
         UnsupportedStepsError: the model cannot do a request's number of denoising steps.
+        ValueError: a request is for more frames than a clip may have.
     """
     for request in requests:
         model.check_steps(request.steps)
+        most = model.config.denoiser.most_frames - model.config.carried_frames
+        if request.steps and len(request.motion) > most:
+            raise ValueError(f"a clip may add at most {most} frames, found {len(request.motion)}")
     clips: dict[int, Clip] = {}
     for rows in _alike(requests):
         group = [requests[row] for row in rows]

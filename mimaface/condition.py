@@ -66,7 +66,12 @@ def read_face(
 
 
 def face_condition(
-    appearance: Appearance, face: SourceFace, motion: Motion, *, start: Floats | None
+    appearance: Appearance,
+    face: SourceFace,
+    motion: Motion,
+    *,
+    start: Floats | None,
+    device: torch.device,
 ) -> Condition:
     """Return the face model as relative motion [F] moves it.
 
@@ -75,6 +80,7 @@ def face_condition(
         face: the face model as the source (`read_face`).
         motion: of the frames.
         start: [M], signals of the frame before, near which the first fit begins.
+        device: where the render is put into the whole picture.
     """
     previous = None if start is None else _face_motion(start)
     pictures, signals = [], []
@@ -82,15 +88,22 @@ def face_condition(
         # The face is aligned as the release aligns the driver's, frame by frame.
         to_crop = align_256(five_points(landmarks))
         previous = fit(face, _into(to_crop, landmarks), start=previous)
-        drawn = bfm.render(face.source, **previous._asdict())
-        pictures.append(place_render(*drawn, to_crop, size_px=len(appearance.source)))
+        rgb, is_face = bfm.render(face.source, **previous._asdict())
+        pictures.append(
+            place_render(rgb, is_face, to_crop, size_px=len(appearance.source), device=device)
+        )
         gaze = face.gaze + motion.gaze[frame]
         signals.append(np.concatenate([*previous, gaze]))
     return Condition(render=torch.cat(pictures), signals=np.stack(signals).astype(np.float32))
 
 
 def place_render(
-    rgb: Floats, is_face: NDArray[np.bool_], to_crop: Reals, *, size_px: int
+    rgb: Floats,
+    is_face: NDArray[np.bool_],
+    to_crop: Reals,
+    *,
+    size_px: int,
+    device: torch.device | None = None,
 ) -> Tensor:
     """Put a face model's render into the whole picture, black around the face.
 
@@ -99,14 +112,15 @@ def place_render(
         is_face: [256, 256], where it is drawn.
         to_crop: [2, 3], from the picture's pixels to the crop's.
         size_px: side of the picture.
+        device: where it is put together.
 
     Returns:
         [1, 3, size_px, size_px] in [-1, 1]. Colours and mask are warped apart, as the release does.
     """
-    layers = np.dstack([rgb / 127.5 - 1, is_face]).astype(np.float32)
+    layers = torch.from_numpy(np.dstack([rgb / 127.5 - 1, is_face]).astype(np.float32))
     from_crop = torch.from_numpy(invert(to_crop))[None]
     warped = warp_affine(
-        rearrange(torch.from_numpy(layers), "h w c -> 1 c h w"), from_crop, (size_px, size_px)
+        rearrange(layers.to(device), "h w c -> 1 c h w"), from_crop, (size_px, size_px)
     )
     colours, mask = torch.split(warped, [3, 1], dim=1)
     return colours * mask - (1 - mask)

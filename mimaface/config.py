@@ -40,7 +40,8 @@ class DenoiserConfig:
         attention: whether the level attends to its own cells and to the context tokens.
         motion: whether the level attends over the frames of a clip.
         heads: of every attention.
-        norm: GroupNorm, or BatchNorm, which folds into the convolution beside it.
+        norm: GroupNorm; or BatchNorm, which only scales and shifts at inference and mostly folds
+            into the layer beside it.
         norm_groups: groups of a GroupNorm.
         most_frames: frames of a clip that the temporal positions can tell apart.
     """
@@ -152,7 +153,7 @@ class Sampling:
     Attributes:
         solver: Euler on the probability flow from pure noise, as the release samples; a latent
             consistency step; or the clean sample, noised again to the next level.
-        first_timestep: where the walk starts.
+        first_timestep: where the few-step walks start; Euler's starts at the last one.
         guidance: scale of classifier-free guidance; 1 runs the network once per step, not twice.
     """
 
@@ -220,11 +221,6 @@ class ModelConfig:
                     f"euler walks on predicted noise, found prediction {self.prediction!r} "
                     f"with {steps} steps of euler"
                 )
-
-    @property
-    def network_channels(self) -> int:
-        """Channels the denoiser reads: noisy, render and carried latents, and the mask."""
-        return 3 * self.autoencoder.channels + 1
 
 
 def to_json(config: ModelConfig) -> str:

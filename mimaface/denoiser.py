@@ -20,7 +20,8 @@ from torch.nn import functional as F
 from mimaface.config import DenoiserConfig
 
 # CUDA's fused attention kernels put the batch on a grid axis of at most 65,535 blocks
-# (pytorch issue 142228). Temporal attention has a row per latent cell: 16 sessions at 512x512.
+# (pytorch issue 142228). Temporal attention has a row per latent cell, 4,096 per session of
+# 512x512, so that 16 sessions would be one row too many.
 MOST_ATTENTION_ROWS: Final = 32_768
 
 
@@ -35,8 +36,8 @@ class PerFrameGroupNorm(nn.GroupNorm):
         return rearrange(super().forward(frames), "(b f) c h w -> b c f h w", b=len(x))
 
 
-class PerFrameBatchNorm(nn.BatchNorm2d):
-    """BatchNorm over [B F, C, h, w] or [B, C, F, h, w]; at inference it scales and shifts."""
+class ClipBatchNorm(nn.BatchNorm2d):
+    """BatchNorm of clips [B, C, F, h, w], or [B F, C, h, w], over all their frames."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the normalised input, of its shape."""
@@ -176,7 +177,7 @@ def predict(
 
 def _per_frame(norm: nn.GroupNorm, kind: Literal["group", "batch"]) -> nn.Module:
     if kind == "batch":
-        return PerFrameBatchNorm(norm.num_channels)
+        return ClipBatchNorm(norm.num_channels)
     return PerFrameGroupNorm(norm.num_groups, norm.num_channels, eps=norm.eps)
 
 

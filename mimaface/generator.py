@@ -210,7 +210,9 @@ class Generator(nn.Module):
         if face is None:
             return mesh_condition(request.appearance, request.motion)
         start = None if request.ica is None else request.ica.signals[-1]
-        return face_condition(request.appearance, face, request.motion, start=start)
+        return face_condition(
+            request.appearance, face, request.motion, start=start, device=self.device
+        )
 
     def _leave(
         self, request: ClipRequest, latents: Tensor, render: Tensor, signals: Tensor

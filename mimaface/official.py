@@ -270,6 +270,7 @@ def _as_unet(config: ModelConfig, stored: dict[str, Any]) -> ModelConfig:
             widths=tuple(stored["block_out_channels"]),
             layers=stored["layers_per_block"],
             heads=stored["attention_head_dim"],  # it is their number that is called so
+            norm_groups=stored["norm_num_groups"],
         ),
         mia=replace(config.mia, width=stored["cross_attention_dim"]),
     )

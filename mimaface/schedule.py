@@ -49,8 +49,8 @@ def euler_table(steps: int) -> tuple[Tensor, Tensor]:
     the training levels: Euler's method as the release builds it (T. Karras et al., arXiv
     2206.00364, in the discrete form of Stable Diffusion).
     """
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, found {steps}")
+    if steps < 2:
+        raise ValueError(f"Euler's steps must be at least 2, found {steps}")
     levels = ((1 - alphas_cumprod()) / alphas_cumprod()).sqrt().numpy()
     timesteps = np.linspace(0, TRAIN_TIMESTEPS - 1, steps)[::-1]
     sigmas = np.interp(timesteps, np.arange(TRAIN_TIMESTEPS), levels)

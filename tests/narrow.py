@@ -23,7 +23,7 @@ assert isinstance(SD15.encoder, ClipEncoderConfig)
 NARROW: Final = replace(
     SD15,
     size_px=128,
-    denoiser=replace(SD15.denoiser, widths=(32, 64, 64, 64), layers=1, heads=4),
+    denoiser=replace(SD15.denoiser, widths=(32, 64, 64, 64), layers=1, heads=4, norm_groups=8),
     mia=replace(SD15.mia, width=32),
     encoder=replace(
         SD15.encoder,

@@ -232,11 +232,16 @@ def denoise_clips(arrays: Arrays, parts: Parts) -> Outputs:
 
 
 def denoise_image(arrays: Arrays, parts: Parts) -> Outputs:
-    """The image stage's sampling of pictures [B, C, h, w]."""
-    noise, render = (arrays[name][:, None] for name in ("noise", "render_latents"))
+    """The image stage's sampling of pictures [B, C, h, w], or of the frames of clips."""
+    is_picture = arrays["noise"].ndim == 4
+    noise, render = (
+        array[:, None] if is_picture else rearrange(array, "b c f h w -> b f c h w")
+        for array in (arrays["noise"], arrays["render_latents"])
+    )
     condition = torch.cat([render, carry(None, like=render, form="overlap")], dim=2)
-    tokens = arrays["tokens"][:, None]
-    trajectory = _walk(parts.image_denoiser, arrays, noise, condition, tokens)[:, :, 0]
+    tokens = arrays["tokens"][:, None].expand(-1, noise.shape[1], -1, -1)
+    walked = _walk(parts.image_denoiser, arrays, noise, condition, tokens)
+    trajectory = walked[:, :, 0] if is_picture else rearrange(walked, "n b f c h w -> n b c f h w")
     return {"trajectory": trajectory, "latents": trajectory[-1]}
 
 
@@ -291,11 +296,14 @@ def curricular(arrays: Arrays, parts: Parts) -> Outputs:
     found = {}
     for suffix in ("", "_bnstats"):
         network = parts.identity(bnstats=bool(suffix))
-        deep = network(arrays["image112"])
-        found |= {"deep112" + suffix: deep, "embedding112" + suffix: network.embed(deep)}
-        for size in (512, 256):
-            aligned = rearrange(arrays[f"aligned{size}"], "h w c -> 1 c h w") / 127.5 - 1
-            found[f"deep_wrapper{size}{suffix}"] = network(crop_112(aligned))
+        if "image112" in arrays:
+            deep = network(arrays["image112"])
+            found |= {"deep112" + suffix: deep, "embedding112" + suffix: network.embed(deep)}
+        for name in arrays:
+            if name.startswith("aligned"):
+                aligned = rearrange(arrays[name], "h w c -> 1 c h w") / 127.5 - 1
+                wrapper = name.replace("aligned", "deep_wrapper")
+                found[wrapper + suffix] = network(crop_112(aligned))
     return found
 
 
@@ -312,14 +320,13 @@ def clip_preprocess(arrays: Arrays, parts: Parts) -> Outputs:
 
 def vae(arrays: Arrays, parts: Parts) -> Outputs:
     """Stable Diffusion's autoencoder; `z` is decoded as it is."""
-    kl = parts.autoencoder
-    raw = kl.vae.encode(arrays["image"]).latent_dist
-    return {
-        "mean": raw.mean,
-        "logvar": raw.logvar,
-        "mode_scaled": kl.encode(arrays["image"]),
-        "decoded": kl.decode(arrays["z"] * KL_SCALE),
-    }
+    kl, found = parts.autoencoder, {}
+    if "image" in arrays:
+        raw = kl.vae.encode(arrays["image"]).latent_dist
+        found = {"mean": raw.mean, "logvar": raw.logvar, "mode_scaled": kl.encode(arrays["image"])}
+    if "z" in arrays:
+        found["decoded"] = kl.decode(arrays["z"] * KL_SCALE)
+    return found
 
 
 def scheduler(arrays: Arrays, _parts: Parts) -> Outputs:
@@ -331,27 +338,33 @@ def scheduler(arrays: Arrays, _parts: Parts) -> Outputs:
             timesteps, sigmas = euler_table(int(steps))
             found |= {name: timesteps, f"sigmas.{steps}": sigmas}
             found[f"init_noise_sigma.{steps}"] = sigmas[0]
-    _, sigmas = euler_table(25)
-    found["scaled"] = scale_input(arrays["x"], sigmas[0])
-    found["stepped"] = euler_step(arrays["x"], arrays["eps"], sigmas[0], sigmas[1])
-    found["noisy"] = add_noise(arrays["x0"], arrays["noise"], arrays["train_t"])
-    found["snr"] = snr(arrays["train_t"])
-    found["snr_weight_gamma5"] = min_snr_weights(arrays["train_t"])
+    if "x" in arrays:
+        _, sigmas = euler_table(25)
+        found["scaled"] = scale_input(arrays["x"], sigmas[0])
+        found["stepped"] = euler_step(arrays["x"], arrays["eps"], sigmas[0], sigmas[1])
+    if "train_t" in arrays:
+        found["noisy"] = add_noise(arrays["x0"], arrays["noise"], arrays["train_t"])
+        found["snr"] = snr(arrays["train_t"])
+        found["snr_weight_gamma5"] = min_snr_weights(arrays["train_t"])
     return found
 
 
 def align(arrays: Arrays, _parts: Parts) -> Outputs:
     """Crops and warps."""
-    matrices = [align_256(points) for points in arrays["pts5"].numpy()]
-    boxes = arrays["det_box"].numpy()
-    warped = arrays["warp_out"].shape[-2:] if "warp_out" in arrays else (64, 72)
-    return {
-        "warp256": torch.from_numpy(np.stack(matrices)),
-        "inverse": torch.from_numpy(np.stack([invert(matrix) for matrix in matrices])),
-        "square_box4": torch.from_numpy(np.stack([square_box(box) for box in boxes])),
-        "crop512": torch.from_numpy(np.stack([crop_512(box) for box in boxes])),
-        "warp_out": warp_affine(arrays["warp_im"], arrays["warp_M"], tuple(warped)),
-    }
+    found: dict[str, list[Any]] = {}
+    if "pts5" in arrays:
+        found["warp256"] = [align_256(points) for points in arrays["pts5"].numpy()]
+        found["inverse"] = [invert(matrix) for matrix in found["warp256"]]
+    if "det_box" in arrays:
+        boxes = arrays["det_box"].numpy()
+        found["square_box4"] = [square_box(box) for box in boxes]
+        found["crop512"] = [crop_512(box) for box in boxes]
+    outputs = {name: torch.from_numpy(np.stack(each)) for name, each in found.items()}
+    if "warp_im" in arrays:
+        height, width = arrays["warp_out"].shape[-2:]
+        warped = warp_affine(arrays["warp_im"], arrays["warp_M"], (height, width))
+        outputs["warp_out"] = warped
+    return outputs
 
 
 def render(arrays: Arrays, _parts: Parts) -> Outputs:
@@ -383,24 +396,27 @@ def render(arrays: Arrays, _parts: Parts) -> Outputs:
 
 
 def reenact(arrays: Arrays, _parts: Parts) -> Outputs:
-    """The condition: the source's identity, skin and light in the driver's expression and pose."""
+    """The condition: the source's identity, skin and light in the driver's expression and pose.
+
+    Arrays are known by their shapes: coefficients [F, 257] or [F, 261], those of the source with
+    an s in their name, matrices [F, 2, 3] into the crop, pictures [F, 3, H, W].
+    """
     model = _face_model(arrays)
-    source, driving = (
-        bfm.Coefficients.split(arrays[name].numpy()) for name in ("coeffs_source", "coeffs_driving")
-    )
-    size_px = arrays["image"].shape[-1]
+    rows = [name for name, array in arrays.items() if array.shape[1:] in ((257,), (261,))]
+    [source_name] = [name for name in rows if "s" in name.removeprefix("coeffs")]
+    [driving_name] = [name for name in rows if name != source_name]
+    [matrices] = [name for name, array in arrays.items() if array.shape[1:] == (2, 3)]
+    [picture] = [name for name, a in arrays.items() if a.ndim == 4 and a.shape[1] == 3]
     camera = {"size_px": int(arrays["img_size"]), "focal_px": float(arrays["focal"])}
     images = []
-    for frame, to_crop in enumerate(arrays["warp256"].numpy()):
-        one, other = (
-            bfm.Coefficients(
-                **{name: row[min(frame, len(row) - 1)] for name, row in vars(rows).items()}
-            )
-            for rows in (source, driving)
+    for frame, to_crop in enumerate(arrays[matrices].numpy()):
+        source, driving = (
+            bfm.Coefficients.split(array[min(frame, len(array) - 1)].numpy())
+            for array in (arrays[source_name], arrays[driving_name])
         )
-        drawn = _rendered(model, one, other, **camera)
-        images.append(place_render(*drawn, to_crop, size_px=size_px))
-    return {"image": torch.cat(images)}
+        drawn = _rendered(model, source, driving, **camera)
+        images.append(place_render(*drawn, to_crop, size_px=arrays[picture].shape[-1]))
+    return {picture: torch.cat(images)}
 
 
 def _rendered(
@@ -497,8 +513,8 @@ def check(path: Path, parts: Parts) -> dict[str, Any]:
     try:
         with torch.inference_mode():
             found = compute(arrays, parts)
-    except KeyError as error:
-        return result | {"ok": False, "error": f"the file lacks the array {error}"}
+    except (KeyError, ValueError) as error:
+        return result | {"ok": False, "error": f"the file is not as its kind should be: {error}"}
     compared = found.keys() & arrays.keys()
     if not compared:
         return result | {"ok": False, "error": f"the file has none of {sorted(found)}"}

@@ -43,6 +43,7 @@ def write_release(folder: Path) -> None:
         block_out_channels=NARROW.denoiser.widths,
         layers_per_block=NARROW.denoiser.layers,
         attention_head_dim=NARROW.denoiser.heads,
+        norm_num_groups=NARROW.denoiser.norm_groups,
         cross_attention_dim=NARROW.mia.width,
     )
     save_legacy(official(model.mia, recipe.MIA), video / "mim.pth")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from mimaface.config import CONFIGS, PatchEncoderConfig, Sampling, from_json, to_json
+from mimaface.weights import on_meta
 
 SD15, TINY = CONFIGS["sd15"], CONFIGS["tiny"]
 
@@ -27,7 +28,7 @@ def test_a_config_survives_json(name: str) -> None:
 def test_the_denoiser_reads_noisy_render_and_carried_latents_and_a_mask(
     name: str, channels: int
 ) -> None:
-    assert CONFIGS[name].network_channels == channels
+    assert on_meta(CONFIGS[name]).denoiser.unet.conv_in.in_channels == channels
 
 
 @pytest.mark.parametrize(

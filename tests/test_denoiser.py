@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from mimaface.config import CONFIGS, DenoiserConfig
 from mimaface.denoiser import (
     MOST_ATTENTION_ROWS,
+    ClipBatchNorm,
     Denoiser,
-    PerFrameBatchNorm,
     PerFrameGroupNorm,
     TemporalAttention,
     predict,
@@ -118,7 +118,7 @@ def group_norm() -> nn.Module:
 
 
 def batch_norm() -> nn.Module:
-    return drawn(PerFrameBatchNorm(6))
+    return drawn(ClipBatchNorm(6))
 
 
 def plain(norm: nn.Module) -> nn.Module:
@@ -154,7 +154,7 @@ def test_the_scale_of_a_frame_does_not_leak_into_another(build: Norm) -> None:
 
 def test_statistics_in_training_are_those_of_all_frames() -> None:
     clip = noise(2, 6, 3, 4, 5) * 3 + 1
-    norm = PerFrameBatchNorm(6).train()
+    norm = ClipBatchNorm(6).train()
     normalised = norm(clip)
     frames = rearrange(clip, "b c f h w -> (b f h w) c")
     torch.testing.assert_close(norm.running_mean, 0.1 * frames.mean(dim=0))
@@ -187,14 +187,29 @@ def test_a_batch_of_two_is_two_singles(norm: NormKind) -> None:
     torch.testing.assert_close(denoiser(*batch), singles, atol=1e-5, rtol=0)
 
 
+def frame_by_frame(denoiser: Denoiser, clip: Inputs) -> Tensor:
+    frames = [
+        denoiser(clip.noisy[:, :, [frame]], clip.timestep, clip.tokens[:, [frame]])
+        for frame in range(clip.noisy.shape[2])
+    ]
+    return torch.cat(frames, dim=2)
+
+
 @every_norm
 def test_without_motion_modules_frames_are_pictures(norm: NormKind) -> None:
     denoiser, clip = narrow(norm, motion=(False,) * 3), inputs()
-    frames = [
-        denoiser(clip.noisy[:, :, [frame]], clip.timestep, clip.tokens[:, [frame]])
-        for frame in range(3)
-    ]
-    torch.testing.assert_close(denoiser(*clip), torch.cat(frames, dim=2), atol=1e-5, rtol=0)
+    torch.testing.assert_close(denoiser(*clip), frame_by_frame(denoiser, clip), atol=1e-5, rtol=0)
+
+
+@every_norm
+def test_frames_meet_in_temporal_attention_only(norm: NormKind) -> None:
+    denoiser, clip = narrow(norm), inputs()
+    assert not torch.allclose(denoiser(*clip), frame_by_frame(denoiser, clip), atol=1e-3)
+    for name, module in denoiser.named_modules():
+        if re.search(r"motion_modules\..*\.to_out\.0$", name):
+            module.weight.zero_()
+            module.bias.zero_()
+    torch.testing.assert_close(denoiser(*clip), frame_by_frame(denoiser, clip), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("level", range(3))

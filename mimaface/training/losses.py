@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from einops import reduce
 from torch import Tensor
 
 from mimaface.schedule import snr
 
-SNR_GAMMA = 5.0  # T. Hang et al., "Efficient Diffusion Training via Min-SNR", arXiv 2303.09556
+SNR_GAMMA: Final = 5.0  # T. Hang et al., Min-SNR weighting, arXiv 2303.09556
 
 
 def min_snr_weights(timestep: Tensor) -> Tensor:
-    """Return weights [B] of errors in the noise: 1 where there is much, less where little."""
+    """Return weights [B] of errors in predicted noise: 1 where noise is strong, less where weak."""
     ratio = snr(timestep)
     return ratio.clamp(max=SNR_GAMMA) / ratio
 
