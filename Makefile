@@ -24,7 +24,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || \
 	  { echo "Python 3.11 or 3.12 is needed; $(PYTHON) is $$("$(PYTHON)" --version)." \
 	  "Name another: make PYTHON=python3.12" >&2; exit 1; }
-	@echo "Installing into .venv, once; this takes a minute or two."
+	@echo "Installing into .venv, once; this takes a few minutes."
 	"$(PYTHON)" -m venv --clear .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 	  --editable '.[server,dev]'

@@ -397,9 +397,8 @@ def _own_frames(model: Model, steps: int) -> int:
 def _bench_table(runs: Sequence[Run]) -> Table:
     table = Table("p50 ms (p95)", caption_justify="left")
     for run in runs:
-        table.add_column(f"{run.steps} steps, {run.frames} frames", justify="right")
-    stages = dict.fromkeys(each.stage for run in runs for each in run.stages)
-    for stage in stages:
+        table.add_column(f"steps {run.steps}, frames {run.frames}", justify="right")
+    for stage in max(([each.stage for each in run.stages] for run in runs), key=len):
         cells = []
         for run in runs:
             found = [each for each in run.stages if each.stage == stage]
