@@ -49,7 +49,7 @@ class Model:
             offered = ", ".join(str(each) for each in self.steps)
             raise UnsupportedStepsError(
                 f"model {self.config.name} does {offered} denoising steps, not {steps}"
-                + ("" if self.generator else ": it was loaded without weights")
+                + ("" if self.generator else ": it was loaded without weights, name a file of them")
             )
 
 

@@ -478,6 +478,12 @@ def test_a_taken_port_is_named() -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_weights_that_cannot_be_used_are_named() -> None:
+    done = run_command("--weights", "gone.safetensors", "--steps", "1", "--port", "0")
+    assert done.returncode == 1
+    assert done.stderr == "error: there are no weights at gone.safetensors\n"
+
+
 def test_a_wrong_setting_is_named() -> None:
     done = run_command(MIMAFACE_FPS="500")
     assert done.returncode == 2

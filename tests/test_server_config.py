@@ -39,6 +39,8 @@ def test_a_wrong_setting_is_named() -> None:
         ({"size_px": 300}, r"size_px must be one of \(256, 512\), found 300"),
         ({"fps": 0}, "fps must be 1 to 60, found 0"),
         ({"max_sessions": 0}, "max_sessions must be at least 1, found 0"),
+        ({"steps": -1}, "steps must not be negative, found -1"),
+        ({"steps": 2}, "2 denoising steps need weights"),
     ],
 )
 def test_a_setting_out_of_range_is_refused(setting: dict[str, object], message: str) -> None:
