@@ -15,6 +15,7 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryFile
 from time import perf_counter
 from typing import Any, Final, TypeVar
 
@@ -117,6 +118,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     added.add_argument("--lora", type=Path, help="a LoRA of Stable Diffusion 1.5 to fuse in")
     added.add_argument("--lora-scale", type=float, default=1.0, help="how much of it")
+    added.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="of the file; float32 is exact, the others take half the room",
+    )
     return parser
 
 
@@ -175,6 +182,8 @@ def _animate(args: argparse.Namespace) -> dict[str, Any]:
     for given in (args.source, args.driving):
         if given.exists() and args.output.exists() and given.samefile(args.output):
             raise UnwritableMediaError(f"{given} would be overwritten: name another output")
+    if args.weights and not args.steps:
+        args.usage_error("--weights are for denoising steps: name --steps too")
     stopwatch = Stopwatch(perf_counter)
     with ExitStack() as stack:
         with stopwatch.stage("load"):
@@ -360,6 +369,8 @@ def _bench(args: argparse.Namespace) -> dict[str, Any]:
     photo = args.source or built_in_portraits()[0]
     if args.weights is None and any(args.steps):
         args.weights = "random"  # as quick as trained ones
+    if args.weights and not any(args.steps):
+        args.usage_error("--weights are for denoising steps: name --steps too")
     model = _load(args, decoder=args.decoder)
     if args.compile and model.generator is not None:
         model.generator.denoiser.compile(dynamic=False)
@@ -390,8 +401,7 @@ def _bench(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _own_frames(model: Model, steps: int) -> int:
-    config = model.config
-    return config.new_frames + (config.carried_frames if steps and config.ica == "overlap" else 0)
+    return model.config.new_frames + (model.config.overlap_frames if steps else 0)
 
 
 def _bench_table(runs: Sequence[Run]) -> Table:
@@ -431,22 +441,40 @@ def _fetch(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _convert(args: argparse.Namespace) -> dict[str, Any]:
+    import torch
+
     from mimaface.lora import fuse_lora, read_lora
     from mimaface.official import read_official
     from mimaface.weights import save
 
-    generator = read_official(args.folder, decoder=args.decoder)
-    fused = 0
+    # What can be wrong is looked at before checkpoints of many gigabytes are read.
+    _check_output(args.output)
+    lora = None
     if args.lora:
-        fused = fuse_lora(generator.denoiser, read_lora(args.lora), scale=args.lora_scale)
-    save(generator, args.output)
+        lora = read_lora(args.lora)
+        if args.output.exists() and args.lora.samefile(args.output):
+            raise UnwritableMediaError(f"{args.lora} would be overwritten: name another output")
+    generator = read_official(args.folder, decoder=args.decoder)
+    fused = fuse_lora(generator.denoiser, lora, scale=args.lora_scale) if lora is not None else 0
+    save(generator, args.output, dtype=getattr(torch, args.precision))
     return {
         "output": str(args.output),
         "model": generator.config.name,
         "parameters": sum(each.numel() for each in generator.parameters()),
+        "precision": args.precision,
         "fused_layers": fused,
         "size": generator.config.size_px,
     }
+
+
+def _check_output(path: Path) -> None:
+    # What would only be known when the file is written.
+    with naming_errors(path):
+        if not path.parent.is_dir():
+            raise UnwritableMediaError(f"there is no folder {path.parent}: create it first")
+        if path.is_dir():
+            raise UnwritableMediaError(f"{path} is a folder: name a file")
+        TemporaryFile(dir=path.parent).close()
 
 
 def _fps(motion: Motion) -> float:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from mimaface.appearance import encode_photo
 from mimaface.config import AUTOENCODERS, CONFIGS, ModelConfig
 from mimaface.errors import UnsupportedStepsError, WeightsError
 from mimaface.render import render
-from mimaface.types import Appearance, Clip, ClipRequest, Pixels, Stage
+from mimaface.types import Appearance, Clip, ClipRequest, Pixels, SourceFeatures, Stage
 
 if TYPE_CHECKING:
     from mimaface.generator import Generator
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Attention = Literal["sdpa", "xformers"]
+Decoder = Literal["kl", "taesd"]
 
 
 def unwatched(_name: str) -> AbstractContextManager[None]:
@@ -60,8 +63,8 @@ def load(
     weights: Path | Literal["random"] | None = None,
     device: Device = "auto",
     precision: Precision = "auto",
-    attention: Literal["sdpa", "xformers"] = "sdpa",
-    decoder: str | None = None,
+    attention: Attention = "sdpa",
+    decoder: Decoder | None = None,
 ) -> Model:
     """Load a model.
 
@@ -73,21 +76,24 @@ def load(
         device: where the generator runs; auto is the GPU if there is one.
         precision: of what works for every clip; auto is bfloat16 on a GPU, else float32.
         attention: kernel of the spatial attentions; xformers is an optional package for GPUs.
-        decoder: of a generator that was never trained, in `AUTOENCODERS`; files hold their own.
+        decoder: of a generator that was never trained; files hold their own.
 
     Raises:
-        ValueError: there is no model of this name, it does not fit the size, or there is no such
-            device, kernel or decoder.
-        WeightsError: the weights cannot be read or are another model's.
+        ValueError: an argument is not one of its choices, or does not go with the others or with
+            this machine.
+        WeightsError: the weights cannot be read, are another model's or do not fit into memory.
     """
-    if name not in CONFIGS:
-        raise ValueError(f"there is no model {name!r}, there are {', '.join(CONFIGS)}")
+    _check_choice("model", name, tuple(CONFIGS))
+    _check_choice("device", device, get_args(Device))
+    _check_choice("precision", precision, get_args(Precision))
+    _check_choice("attention", attention, get_args(Attention))
     config = _resized(CONFIGS[name], size_px)
     if decoder is not None:
+        _check_choice("decoder", decoder, tuple(AUTOENCODERS))
         if weights != "random" or config.autoencoder.kind not in AUTOENCODERS:
             raise ValueError("decoder is for untrained weights of a model of latents")
         config = replace(config, autoencoder=AUTOENCODERS[decoder])
-    if weights is None:
+    if weights is None and device != "cuda":
         return Model(config=config, generator=None)
     # torch and diffusers take seconds to import and are not needed to draw a mesh.
     import torch
@@ -100,6 +106,10 @@ def load(
         raise ValueError("there is no GPU that this torch can use: choose device 'cpu'")
     if device == "cpu" and attention == "xformers":
         raise ValueError("xformers has kernels for GPUs only: choose attention 'sdpa'")
+    if weights is None:
+        return Model(config=config, generator=None)
+    if precision == "auto":
+        precision = "bfloat16" if device == "cuda" else "float32"
     if weights == "random":
         generator = randomize(config, attention=attention)
     else:
@@ -107,18 +117,28 @@ def load(
         if generator.config.name != name:
             raise WeightsError(f"{weights} holds the model {generator.config.name}, not {name}")
         generator.config = _resized(generator.config, size_px)
-    if precision == "auto":
-        precision = "bfloat16" if device == "cuda" else "float32"
-    generator.place(torch.device(device), getattr(torch, precision))
+    try:
+        generator.place(torch.device(device), getattr(torch, precision))
+    except torch.OutOfMemoryError as error:
+        raise WeightsError(
+            f"model {name} does not fit into the GPU's memory: choose a lower precision, or "
+            "device 'cpu'"
+        ) from error
     return Model(config=generator.config, generator=generator)
 
 
-def encode_source(model: Model, photo: Path | bytes | Pixels) -> Appearance:
+def encode_source(
+    model: Model,
+    photo: Path | bytes | Pixels,
+    *,
+    on_device: Callable[[Callable[[], SourceFeatures]], SourceFeatures] = lambda read: read(),
+) -> Appearance:
     """Encode a source image once, for all clips to come.
 
     Args:
         model: what `load` returned.
         photo: a JPEG, PNG or WebP file, its bytes, or uint8 [H, W, 3] RGB.
+        on_device: runs the part that needs the generator's device, in the thread that owns it.
 
     Raises:
         UnreadableMediaError: the file is missing, damaged or not a picture.
@@ -127,7 +147,8 @@ def encode_source(model: Model, photo: Path | bytes | Pixels) -> Appearance:
     appearance = encode_photo(photo, size_px=model.config.size_px, framing=model.config.framing)
     if model.generator is None:
         return appearance
-    return replace(appearance, features=model.generator.read_source(appearance))
+    features = on_device(partial(model.generator.read_source, appearance))
+    return replace(appearance, features=features)
 
 
 def animate(
@@ -145,11 +166,12 @@ def animate(
 
     Raises:
         UnsupportedStepsError: the model cannot do a request's number of denoising steps.
-        ValueError: a request is for more frames than a clip may have.
+        ValueError: a request is for more frames than a clip may have, or its source or ICA state
+            is another model's.
     """
     for request in requests:
         model.check_steps(request.steps)
-        most = model.config.denoiser.most_frames - model.config.carried_frames
+        most = model.config.denoiser.most_frames - model.config.overlap_frames
         if request.steps and len(request.motion) > most:
             raise ValueError(f"a clip may add at most {most} frames, found {len(request.motion)}")
     clips: dict[int, Clip] = {}
@@ -176,5 +198,10 @@ def _alike(requests: Sequence[ClipRequest]) -> Iterator[list[int]]:
     yield from groups.values()
 
 
+def _check_choice(what: str, found: str, choices: Sequence[str]) -> None:
+    if found not in choices:
+        raise ValueError(f"{what} must be one of {', '.join(choices)}, found {found!r}")
+
+
 def _resized(config: ModelConfig, size_px: int | None) -> ModelConfig:
-    return replace(config, size_px=size_px or config.size_px)
+    return config if size_px is None else replace(config, size_px=size_px)

@@ -22,6 +22,7 @@ from mimaface.bfm import (
     FOCAL_PX,
     KEYPOINTS,
     SIZE_PX,
+    BfmModel,
     BfmSource,
     Coefficients,
     row_rotation,
@@ -75,18 +76,20 @@ class SourceFace:
     basis: Doubles
 
 
-def calibrate(source: BfmSource, coefficients: Coefficients, landmarks_px: Reals) -> SourceFace:
+def calibrate(
+    model: BfmModel, source: BfmSource, coefficients: Coefficients, landmarks_px: Reals
+) -> SourceFace:
     """Bind a person's face model to the portrait.
 
     The offsets take in all that is constant between landmarks and keypoints: where on the face
     they lie, what the coefficients got wrong, and the half pixel between the two ways to count.
 
     Args:
-        source: the person.
+        model: the face model.
+        source: the face model as that person.
         coefficients: of the portrait, one set without rows.
         landmarks_px: [68, 2], the portrait's landmarks `bfm.MULTI_PIE` in its 256 px crop.
     """
-    model = source.model
     face = SourceFace(
         source=source,
         rest=FaceMotion(coefficients.expression, coefficients.rotation, coefficients.translation),

@@ -18,14 +18,29 @@ from mimaface.alignment import align_256, five_points, invert, warp_affine
 from mimaface.bfm_fit import FaceMotion, SourceFace, calibrate, fit
 from mimaface.d3dfr import CoefficientRegressor
 from mimaface.render import place_landmarks, render
-from mimaface.types import Appearance, Condition, Floats, Motion, Pixels, Reals
+from mimaface.types import (
+    Appearance,
+    Condition,
+    Floats,
+    Motion,
+    Pixels,
+    Reals,
+    pack_signals,
+    signal_sizes,
+)
 
 
 def mesh_condition(appearance: Appearance, motion: Motion) -> Condition:
     """Return the mesh as relative motion [F] moves it, and the motion as it is."""
-    signals = [motion.expression, motion.rotation, motion.translation, motion.gaze]
-    pictures = to_images(render(appearance.mesh, motion).pixels)
-    return Condition(render=pictures, signals=np.concatenate(signals, axis=1))
+    return Condition(
+        render=to_images(render(appearance.mesh, motion).pixels),
+        signals=pack_signals(
+            expression=motion.expression,
+            rotation=motion.rotation,
+            translation=motion.translation,
+            gaze=motion.gaze,
+        ),
+    )
 
 
 def read_face(
@@ -34,7 +49,7 @@ def read_face(
     model: bfm.BfmModel,
     *,
     identity_crop_px: int,
-) -> tuple[SourceFace, Tensor, Tensor]:
+) -> tuple[SourceFace, Tensor, Floats]:
     """Make the face model the source's.
 
     Args:
@@ -48,8 +63,7 @@ def read_face(
     """
     landmarks = appearance.motion.landmarks[0, :, :2] * len(appearance.source)
     to_crop = align_256(five_points(landmarks))
-    device = next(regressor.parameters()).device
-    picture = to_images(appearance.source[None]).to(device)
+    picture = to_images(appearance.source[None]).to(next(regressor.parameters()).device)
     matrix = torch.from_numpy(to_crop)[None]
     vector = regressor(warp_affine(picture, matrix, (bfm.SIZE_PX, bfm.SIZE_PX)))[0]
     coefficients = bfm.Coefficients.split(vector.float().cpu().numpy())
@@ -59,14 +73,14 @@ def read_face(
         texture=coefficients.texture,
         lighting=coefficients.lighting,
     )
-    face = calibrate(source, coefficients, _into(to_crop, landmarks))
+    face = calibrate(model, source, coefficients, _into(to_crop, landmarks))
     aligned = warp_affine(picture, matrix, (identity_crop_px, identity_crop_px))
-    kept = np.concatenate([coefficients.texture, coefficients.lighting])
-    return face, aligned, torch.from_numpy(kept)
+    return face, aligned, np.concatenate([coefficients.texture, coefficients.lighting])
 
 
 def face_condition(
     appearance: Appearance,
+    model: bfm.BfmModel,
     face: SourceFace,
     motion: Motion,
     *,
@@ -77,27 +91,41 @@ def face_condition(
 
     Args:
         appearance: the source.
+        model: the face model.
         face: the face model as the source (`read_face`).
         motion: of the frames.
         start: [M], signals of the frame before, near which the first fit begins.
-        device: where the render is put into the whole picture.
+        device: where the renders are put into the whole picture.
     """
-    previous = None if start is None else _face_motion(start)
-    pictures, signals = [], []
-    for frame, landmarks in enumerate(place_landmarks(appearance.mesh, motion)):
+    moved = None if start is None else _face_motion(start)
+    frames, drawn, matrices = [], [], []
+    for landmarks in place_landmarks(appearance.mesh, motion):
         # The face is aligned as the release aligns the driver's, frame by frame.
         to_crop = align_256(five_points(landmarks))
-        previous = fit(face, _into(to_crop, landmarks), start=previous)
-        rgb, is_face = bfm.render(face.source, **previous._asdict())
-        pictures.append(
-            place_render(rgb, is_face, to_crop, size_px=len(appearance.source), device=device)
-        )
-        gaze = face.gaze + motion.gaze[frame]
-        signals.append(np.concatenate([*previous, gaze]))
-    return Condition(render=torch.cat(pictures), signals=np.stack(signals).astype(np.float32))
+        moved = fit(face, _into(to_crop, landmarks), start=moved)
+        frames.append(moved)
+        drawn.append(bfm.render(model, face.source, **moved._asdict()))
+        matrices.append(to_crop)
+    expression, rotation, translation = (np.stack(rows) for rows in zip(*frames, strict=True))
+    rgb, is_face = (np.stack(rows) for rows in zip(*drawn, strict=True))
+    return Condition(
+        render=place_renders(
+            rgb,
+            is_face,
+            np.stack(matrices),
+            size_px=len(appearance.source),
+            device=device,
+        ),
+        signals=pack_signals(
+            expression=expression,
+            rotation=rotation,
+            translation=translation,
+            gaze=face.gaze + motion.gaze,
+        ),
+    )
 
 
-def place_render(
+def place_renders(
     rgb: Floats,
     is_face: NDArray[np.bool_],
     to_crop: Reals,
@@ -105,22 +133,24 @@ def place_render(
     size_px: int,
     device: torch.device | None = None,
 ) -> Tensor:
-    """Put a face model's render into the whole picture, black around the face.
+    """Put a face model's renders into the whole picture, black around the face.
 
     Args:
-        rgb: [256, 256, 3] from 0 to 255, in the aligned crop.
-        is_face: [256, 256], where it is drawn.
-        to_crop: [2, 3], from the picture's pixels to the crop's.
+        rgb: [F, 256, 256, 3] from 0 to 255, in the aligned crop.
+        is_face: [F, 256, 256], where it is drawn.
+        to_crop: [F, 2, 3], from the picture's pixels to the crop's.
         size_px: side of the picture.
-        device: where it is put together.
+        device: where they are put together.
 
     Returns:
-        [1, 3, size_px, size_px] in [-1, 1]. Colours and mask are warped apart, as the release does.
+        [F, 3, size_px, size_px] in [-1, 1]. Colours and mask are warped apart, as in the release.
     """
-    layers = torch.from_numpy(np.dstack([rgb / 127.5 - 1, is_face]).astype(np.float32))
-    from_crop = torch.from_numpy(invert(to_crop))[None]
+    layers = np.concatenate([rgb / 127.5 - 1, is_face[..., None]], axis=-1).astype(np.float32)
+    from_crop = np.stack([invert(matrix) for matrix in to_crop])
     warped = warp_affine(
-        rearrange(layers.to(device), "h w c -> 1 c h w"), from_crop, (size_px, size_px)
+        rearrange(torch.from_numpy(layers).to(device), "f h w c -> f c h w"),
+        torch.from_numpy(from_crop),
+        (size_px, size_px),
     )
     colours, mask = torch.split(warped, [3, 1], dim=1)
     return colours * mask - (1 - mask)
@@ -137,5 +167,6 @@ def _into(matrix: Reals, landmarks_px: Reals) -> Reals:
 
 
 def _face_motion(signals: Floats) -> FaceMotion:
-    expression, rotation, translation, _ = np.split(signals, np.cumsum([bfm.EXPRESSION, 3, 3]))
+    ends = np.cumsum(signal_sizes(bfm.EXPRESSION))
+    expression, rotation, translation, _, _ = np.split(signals, ends)
     return FaceMotion(expression, rotation, translation)

@@ -145,6 +145,15 @@ class AutoencoderConfig:
     widths: tuple[int, ...] = ()
     layers: int = 0
 
+    def __post_init__(self) -> None:
+        if self.kind == "unshuffle" and self.channels != 3 * self.factor**2:
+            raise ValueError(
+                f"{self.factor}x{self.factor} pixels rearranged are {3 * self.factor**2} channels, "
+                f"found {self.channels}"
+            )
+        if self.kind != "unshuffle" and self.factor != 2 ** (len(self.widths) - 1):
+            raise ValueError(f"{len(self.widths)} levels do not make a factor of {self.factor}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
@@ -199,7 +208,7 @@ class ModelConfig:
     autoencoder: AutoencoderConfig
 
     def __post_init__(self) -> None:
-        if self.size_px % 64:
+        if self.size_px < 64 or self.size_px % 64:
             raise ValueError(f"size_px must be a multiple of 64, found {self.size_px}")
         if self.new_frames < 1:
             raise ValueError(f"new_frames must be at least 1, found {self.new_frames}")
@@ -207,7 +216,7 @@ class ModelConfig:
             raise ValueError(f"carried_frames must be at least 1, found {self.carried_frames}")
         if self.ica == "hold" and self.carried_frames != 1:
             raise ValueError(f"hold carries one frame, found carried_frames {self.carried_frames}")
-        frames, most_frames = self.new_frames + self.carried_frames, self.denoiser.most_frames
+        frames, most_frames = self.new_frames + self.overlap_frames, self.denoiser.most_frames
         if frames > most_frames:
             raise ValueError(f"a clip may have at most {most_frames} frames, found {frames}")
         if (self.mia.form == "released") != isinstance(self.encoder, ClipEncoderConfig):
@@ -215,12 +224,22 @@ class ModelConfig:
                 "the released MIA reads CLIP tokens, the paper's reads patch tokens, "
                 f"found {self.mia.form} with {type(self.encoder).__name__}"
             )
+        if (self.mia.form == "released") != (self.condition == "bfm"):
+            raise ValueError(
+                "the released MIA reads the face model's coefficients, the paper's the mesh's "
+                f"motion, found {self.mia.form} with {self.condition}"
+            )
         for steps, sampling in self.samplings.items():
             if sampling.solver == "euler" and self.prediction != "epsilon":
                 raise ValueError(
                     f"euler walks on predicted noise, found prediction {self.prediction!r} "
                     f"with {steps} steps of euler"
                 )
+
+    @property
+    def overlap_frames(self) -> int:
+        """Frames that a later clip makes again beside its new ones."""
+        return self.carried_frames if self.ica == "overlap" else 0
 
 
 def to_json(config: ModelConfig) -> str:

@@ -52,14 +52,21 @@ class TemporalAttention:
 
     def __call__(self, attention: Attention, hidden_states: Tensor, **_: Any) -> Tensor:
         """Return [B h w, F, C] attended over F; diffusers' signature of a processor."""
-        projected = torch.stack(
-            [project(hidden_states) for project in (attention.to_q, attention.to_k, attention.to_v)]
-        )
-        query_key_value = rearrange(
-            projected, "qkv rows f (heads d) -> qkv rows heads f d", heads=attention.heads
-        )
-        slabs = torch.split(query_key_value, MOST_ATTENTION_ROWS, dim=1)
-        attended = torch.cat([F.scaled_dot_product_attention(*slab) for slab in slabs])
+
+        def heads_apart(x: Tensor) -> Tensor:
+            return rearrange(x, "rows f (heads d) -> rows heads f d", heads=attention.heads)
+
+        query = heads_apart(attention.to_q(hidden_states))
+        key = heads_apart(attention.to_k(hidden_states))
+        value = heads_apart(attention.to_v(hidden_states))
+        slabs = [
+            F.scaled_dot_product_attention(*slab)
+            for slab in zip(
+                *(torch.split(each, MOST_ATTENTION_ROWS) for each in (query, key, value)),
+                strict=True,
+            )
+        ]
+        attended = slabs[0] if len(slabs) == 1 else torch.cat(slabs)
         out: Tensor = attention.to_out[0](rearrange(attended, "rows heads f d -> rows f (heads d)"))
         return out
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
@@ -33,10 +33,12 @@ from mimaface.types import (
     Condition,
     ICAState,
     Pixels,
-    Reals,
     SourceFeatures,
     Stage,
 )
+
+# Pictures that the autoencoder takes at a time: at 512x512 each fills about half a GiB in it.
+MOST_PICTURES: Final = 8
 
 
 class Generator(nn.Module):
@@ -109,15 +111,15 @@ class Generator(nn.Module):
 
     def place(self, device: torch.device, dtype: torch.dtype) -> None:
         """Move it to a device, and what works for every clip to a precision; once, at load."""
-        self.to(device)
         for part in (self.mia, self.denoiser, self.autoencoder):
-            part.to(dtype=dtype)
+            part.to(device, dtype)
+        self.to(device)
         self.requires_grad_(requires_grad=False).eval()
 
     @torch.inference_mode()
     def read_source(self, appearance: Appearance) -> SourceFeatures:
         """Return what the generator needs of a source, once for all its clips."""
-        face, aligned, coefficients = None, None, torch.empty(0)
+        face, aligned, coefficients = None, None, np.empty(0, np.float32)
         if isinstance(self.config.encoder, ClipEncoderConfig):
             assert self.regressor is not None, "the released form reads the face model"
             assert self.face_model is not None, "the face model is loaded with the weights"
@@ -127,13 +129,13 @@ class Generator(nn.Module):
                 self.face_model,
                 identity_crop_px=self.config.encoder.identity_crop_px,
             )
-        tokens = self.encoder.encode(appearance.source, aligned)
-        picture = to_images(appearance.source[None]).to(self.device, self.dtype)
+        encoded = self.encoder.encode(appearance.source, aligned)
+        [[latents]] = self._encode(to_images(appearance.source[None])[None])
         return SourceFeatures(
-            tokens=tokens.patches.to(self.dtype),
-            identity=tokens.identity.to(self.dtype),
-            coefficients=coefficients.to(self.device, self.dtype),
-            latents=self.autoencoder.encode(picture)[0].float(),
+            tokens=encoded.tokens.cpu().numpy(),
+            identity=encoded.identity.cpu().numpy(),
+            coefficients=coefficients,
+            latents=latents.cpu().numpy(),
             face=face,
         )
 
@@ -144,7 +146,7 @@ class Generator(nn.Module):
         Carried frames come first in every array over F; their pictures were shown already.
         """
         form, steps, new_frames = self.config.ica, requests[0].steps, len(requests[0].motion)
-        features = [_features(request) for request in requests]
+        features = [self._features(request) for request in requests]
         states = [request.ica for request in requests if request.ica is not None]
 
         # The motion as pictures of the moved source, and as signals.
@@ -160,21 +162,22 @@ class Generator(nn.Module):
         with stage("carry"):
             previous = self._batch([state.latents for state in states]) if states else None
             if states and form == "overlap":
-                again = self._batch([_render_latents(state) for state in states])
+                again = self._batch([state.render_latents for state in states])
                 render = torch.cat([again, render], dim=1)  # [B, F, C, h, w]
                 signals = torch.cat([self._batch([s.signals for s in states]), signals], dim=1)
             carried = carry(previous, like=render, form=form)  # [B, F, C + 1, h, w]
-            source = torch.stack([each.latents for each in features])
+            source = self._batch([each.latents for each in features])
             warm = warm_start(previous, source, frames=render.shape[1])
 
         # Appearance and identity, modulated by the motion.
         with stage("tokens"):
-            tokens = self.mia(
-                torch.stack([each.tokens for each in features]),
-                torch.stack([each.identity for each in features]),
-                torch.stack([each.coefficients for each in features]),
-                signals.to(self.dtype),
-            )  # [B, F, L, D]
+            read = [
+                self._batch([each.tokens for each in features]),
+                self._batch([each.identity for each in features]),
+                self._batch([each.coefficients for each in features]),
+                signals,
+            ]
+            tokens = self.mia(*(each.to(self.dtype) for each in read))  # [B, F, L, D]
 
         with stage("denoise"):
             sampling = self.config.samplings[steps]
@@ -206,13 +209,26 @@ class Generator(nn.Module):
         ]
 
     def _condition(self, request: ClipRequest) -> Condition:
-        face = _features(request).face
-        if face is None:
+        face = self._features(request).face
+        if face is None or self.face_model is None:
             return mesh_condition(request.appearance, request.motion)
-        start = None if request.ica is None else request.ica.signals[-1]
         return face_condition(
-            request.appearance, face, request.motion, start=start, device=self.device
+            request.appearance,
+            self.face_model,
+            face,
+            request.motion,
+            start=None if request.ica is None else request.ica.signals[-1],
+            device=self.device,
         )
+
+    def _features(self, request: ClipRequest) -> SourceFeatures:
+        features, size_px = request.appearance.features, self.config.size_px
+        if features is None or len(request.appearance.source) != size_px:
+            raise ValueError(f"the source was not encoded by this model at {size_px} pixels")
+        state = request.ica
+        if state is not None and state.latents.shape[1:] != features.latents.shape:
+            raise ValueError("the ICA state is another model's")
+        return features
 
     def _leave(
         self, request: ClipRequest, latents: Tensor, render: Tensor, signals: Tensor
@@ -229,19 +245,20 @@ class Generator(nn.Module):
             next_frame=_next_frame(request) + len(request.motion),
         )
 
-    def _batch(self, rows: Sequence[NDArray[Any]]) -> Tensor:
+    def _batch(self, rows: Sequence[Any]) -> Tensor:
         return torch.from_numpy(np.stack(rows)).to(self.device, torch.float32)
 
     def _encode(self, images: Tensor) -> Tensor:
         # [B, N, 3, H, W] -> [B, N, C, h, w]
         flat = rearrange(images, "b n c h w -> (b n) c h w").to(self.device, self.dtype)
-        latents = self.autoencoder.encode(flat).float()
-        return rearrange(latents, "(b n) c h w -> b n c h w", b=len(images))
+        slabs = [self.autoencoder.encode(slab) for slab in torch.split(flat, MOST_PICTURES)]
+        return rearrange(torch.cat(slabs).float(), "(b n) c h w -> b n c h w", b=len(images))
 
     def _decode(self, latents: Tensor) -> Pixels:
         # [B, N, C, h, w] -> [B, N, H, W, 3]
         flat = rearrange(latents, "b n c h w -> (b n) c h w").to(self.dtype)
-        images = self.autoencoder.decode(flat).float().clamp(-1, 1)
+        slabs = [self.autoencoder.decode(slab) for slab in torch.split(flat, MOST_PICTURES)]
+        images = torch.cat(slabs).float().clamp(-1, 1)
         pixels = ((images + 1) * 127.5).round().to(torch.uint8)
         return rearrange(pixels, "(b n) c h w -> b n h w c", b=len(latents)).cpu().numpy()
 
@@ -271,17 +288,6 @@ def build_autoencoder(config: AutoencoderConfig) -> KL | TAESD | PixelUnshuffle:
     if config.kind == "taesd":
         return TAESD(width=config.widths[0], latent_channels=config.channels)
     return PixelUnshuffle(config.factor)
-
-
-def _features(request: ClipRequest) -> SourceFeatures:
-    features = request.appearance.features
-    assert features is not None, "the source was encoded by a model without a generator"
-    return features
-
-
-def _render_latents(state: ICAState) -> Reals:
-    assert state.render_latents is not None, "the state is of a model that makes no frame twice"
-    return state.render_latents
 
 
 def _next_frame(request: ClipRequest) -> int:

@@ -58,22 +58,19 @@ class RemoteFile:
 
     Attributes:
         repo: the repository on the hub, "owner/name".
-        path: the file in it.
-        local: where it goes in the folder of weights.
+        paths: where it may be in the repository, the best first; the first that is there is taken.
+        under: the part of the folder of weights that repeats the repository, "" for the top.
         is_optional: whether the model works without it.
-        or_else: what to take where the repository has no such file.
     """
 
     repo: str
-    path: str
-    local: str
+    paths: tuple[str, ...]
+    under: str = ""
     is_optional: bool = False
-    or_else: RemoteFile | None = None
 
-    @property
-    def alternatives(self) -> tuple[RemoteFile, ...]:
-        """Itself and what may be taken instead, the best first."""
-        return (self, *(self.or_else.alternatives if self.or_else else ()))
+    def local(self, path: str) -> str:
+        """Return where one of its paths goes in the folder of weights."""
+        return f"{self.under}/{path}" if self.under else path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,42 +92,32 @@ class FetchReport:
     downloaded_bytes: int
 
 
-def _released(path: str, or_else: str | None = None, *, is_optional: bool = False) -> RemoteFile:
-    other = RemoteFile(MIMAFACE, or_else, or_else) if or_else else None
-    return RemoteFile(MIMAFACE, path, path, is_optional, other)
+_UNET: Final = "checkpoints/image/pretrained_unet"
+_CLIP: Final = "checkpoints/video/vision_encoder"
+_DIFFUSERS: Final = "diffusion_pytorch_model.safetensors"
 
-
-# The folder has the layout of the release; its `config.json` only repeat what is known.
+# The folder has the layout of the release. Of its networks, `config.json` is optional: without,
+# mimaface.official takes the release's widths. The order of alternatives is that of find_official.
 OFFICIAL: Final[tuple[RemoteFile, ...]] = (
-    _released("checkpoints/image/pretrained_unet/config.json", is_optional=True),
-    _released(
-        "checkpoints/image/pretrained_unet/diffusion_pytorch_model.safetensors",
-        "checkpoints/image/pretrained_unet/unet.pth",
-    ),
-    _released("checkpoints/video/3dunet.pth"),
-    _released("checkpoints/video/mim.pth"),
-    _released("checkpoints/video/vision_encoder/config.json", is_optional=True),
-    _released(
-        "checkpoints/video/vision_encoder/model.safetensors",
-        "checkpoints/video/vision_encoder/pytorch_model.bin",
-    ),
-    _released("models/D3DFR/netG_epoch_25.pth"),
-    _released("models/ArcFace/CurricularFace_Backbone.pth"),
-    RemoteFile(VAE, "config.json", "vae/config.json"),
-    RemoteFile(
-        VAE, "diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors"
-    ),
-    RemoteFile(TINY_VAE, "config.json", "taesd/config.json"),
-    RemoteFile(
-        TINY_VAE, "diffusion_pytorch_model.safetensors", "taesd/diffusion_pytorch_model.safetensors"
-    ),
+    RemoteFile(MIMAFACE, (f"{_UNET}/config.json",), is_optional=True),
+    RemoteFile(MIMAFACE, (f"{_UNET}/{_DIFFUSERS}", f"{_UNET}/unet.pth")),
+    RemoteFile(MIMAFACE, ("checkpoints/video/3dunet.pth",)),
+    RemoteFile(MIMAFACE, ("checkpoints/video/mim.pth",)),
+    RemoteFile(MIMAFACE, (f"{_CLIP}/config.json",), is_optional=True),
+    RemoteFile(MIMAFACE, (f"{_CLIP}/model.safetensors", f"{_CLIP}/pytorch_model.bin")),
+    RemoteFile(MIMAFACE, ("models/D3DFR/netG_epoch_25.pth",)),
+    RemoteFile(MIMAFACE, ("models/ArcFace/CurricularFace_Backbone.pth",)),
+    RemoteFile(VAE, ("config.json",), under="vae"),
+    RemoteFile(VAE, (_DIFFUSERS,), under="vae"),
+    RemoteFile(TINY_VAE, ("config.json",), under="taesd"),
+    RemoteFile(TINY_VAE, (_DIFFUSERS,), under="taesd"),
 )
 
 
 def fetch(
     files: Sequence[RemoteFile], folder: Path, *, endpoint: str | None = None, progress: bool
 ) -> FetchReport:
-    """Bring the files that are missing, and verify those that are there.
+    """Bring the files that are missing, and verify those that are there, which stay as they are.
 
     Args:
         files: what is wanted.
@@ -140,15 +127,20 @@ def fetch(
 
     Raises:
         FetchError: the hub cannot be reached, does not hold or does not give a file; there is no
-            room; a file was damaged, and is removed; or another fetch is at work in the folder.
+            room; a file that is there is not the hub's; a file was damaged on its way; or another
+            fetch is at work in the folder.
     """
     chosen = _choose(files, folder, HfApi(endpoint=endpoint))
     with _sole_use(folder):
         there = {name: each for name, each in chosen.offered.items() if (folder / name).is_file()}
-        _raise_if_damaged(
-            [name for name, each in there.items() if not _is_whole(folder / name, each, progress)],
-            folder,
-        )
+        other = [
+            name for name, each in there.items() if not _is_whole(folder / name, each, progress)
+        ]
+        if other:
+            raise FetchError(
+                f"in {folder}, {', '.join(other)} differs from the hub's: move it away or delete "
+                "it, and fetch again"
+            )
         lacking = {name: each for name, each in chosen.offered.items() if name not in there}
         needed = sum(
             each.size - _arrived(_part(folder / name, each), each) for name, each in lacking.items()
@@ -159,10 +151,11 @@ def fetch(
                 f"{folder} needs {needed / 1e9:.2f} GB more and has {free / 1e9:.2f} GB free: "
                 "make room, or choose another folder"
             )
-        _raise_if_damaged(
-            [name for name, each in lacking.items() if not _get(folder / name, each, progress)],
-            folder,
-        )
+        damaged = [
+            name for name, each in lacking.items() if not _get(folder / name, each, progress)
+        ]
+        if damaged:
+            raise FetchError(f"damaged on the way: {', '.join(damaged)}. Fetch again")
     return FetchReport(
         downloaded=tuple(lacking),
         verified=tuple(there),
@@ -202,21 +195,21 @@ class _Choice:
 
 
 def _choose(files: Sequence[RemoteFile], folder: Path, hub: HfApi) -> _Choice:
-    repos = dict.fromkeys(each.repo for file in files for each in file.alternatives)
+    repos = dict.fromkeys(file.repo for file in files)
     listings = {repo: _listing(hub, repo) for repo in repos}
     offered: dict[str, _Entry] = {}
     unverified, absent, missing = [], [], []
     for file in files:
-        held = [each for each in file.alternatives if each.path in listings[each.repo]]
-        by_hand = [each.local for each in file.alternatives if (folder / each.local).is_file()]
+        held = [path for path in file.paths if path in listings[file.repo]]
+        by_hand = [name for name in map(file.local, file.paths) if _is_there(folder, name)]
         if held:
-            offered[held[0].local] = listings[held[0].repo][held[0].path]
+            offered[file.local(held[0])] = listings[file.repo][held[0]]
         elif by_hand:
             unverified.append(by_hand[0])
         elif file.is_optional:
-            absent.append(file.local)
+            absent.append(file.local(file.paths[0]))
         else:
-            names = " or ".join(each.local for each in file.alternatives)
+            names = " or ".join(map(file.local, file.paths))
             missing.append(f"{names} (of {file.repo})")
     if missing:
         raise FetchError(
@@ -226,9 +219,19 @@ def _choose(files: Sequence[RemoteFile], folder: Path, hub: HfApi) -> _Choice:
     return _Choice(offered, tuple(unverified), tuple(absent))
 
 
+def _is_there(folder: Path, name: str) -> bool:
+    try:
+        return (folder / name).is_file()
+    except OSError as error:  # such as a folder that may not be searched
+        raise FetchError(f"{folder / name} cannot be looked for: {error.strerror}") from error
+
+
 def _listing(hub: HfApi, repo: str) -> dict[str, _Entry]:
-    with _naming_hub_errors(repo):
-        found = hub.model_info(repo, files_metadata=True, timeout=LISTING_S)
+    try:
+        with _naming_hub_errors(repo):
+            found = hub.model_info(repo, files_metadata=True, timeout=LISTING_S)
+    except OSError as error:  # of the stored token
+        raise FetchError(f"{error.filename} cannot be read: {error.strerror}") from error
     entries = {}
     for file in found.siblings or ():
         digest = file.lfs.sha256 if file.lfs else file.blob_id
@@ -252,6 +255,7 @@ def _get(path: Path, entry: _Entry, progress: bool) -> bool:
     with _naming_hub_errors(entry.repo):
         _transfer(part, entry, progress)
     if not _is_whole(part, entry, progress):
+        part.unlink()
         return False
     part.replace(path)
     return True
@@ -294,11 +298,8 @@ def _arrived(part: Path, entry: _Entry) -> int:
 
 
 def _is_whole(path: Path, entry: _Entry, progress: bool) -> bool:
-    """Return whether a file has the listed size and hash, and remove it if not."""
-    is_whole = path.stat().st_size == entry.size and _digest(path, entry, progress) == entry.digest
-    if not is_whole:
-        path.unlink()
-    return is_whole
+    """Return whether a file has the listed size and hash."""
+    return path.stat().st_size == entry.size and _digest(path, entry, progress) == entry.digest
 
 
 def _digest(path: Path, entry: _Entry, progress: bool) -> str:
@@ -311,13 +312,6 @@ def _digest(path: Path, entry: _Entry, progress: bool) -> str:
             digest.update(piece)
             shown.update(len(piece))
     return digest.hexdigest()
-
-
-def _raise_if_damaged(names: Sequence[str], folder: Path) -> None:
-    if names:
-        raise FetchError(
-            f"damaged and removed from {folder}: {', '.join(names)}. Fetch again to replace them"
-        )
 
 
 @contextmanager

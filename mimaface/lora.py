@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeGuard
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -44,20 +44,31 @@ def read_lora(path: Path) -> dict[str, Tensor]:
         WeightsError: there is no such file, it is no safetensors file, or its scale is one that
             `fuse_lora` does not know.
     """
-    if not path.is_file():
-        raise WeightsError(f"there is no LoRA {path}")
     try:
         with safe_open(path, framework="pt") as file:
             lora = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             metadata = file.metadata() or {}
             adapter = json.loads(metadata.get("lora_adapter_metadata", "{}"))
-    except (SafetensorError, OSError, ValueError) as error:
+    except FileNotFoundError as error:
+        raise WeightsError(f"there is no LoRA {path}") from error
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise WeightsError(
             f"{path} is not a safetensors file that can be read: choose another"
         ) from error
-    if any(adapter.get(f"unet.{key}") for key in ("alpha_pattern", "use_dora", "use_rslora")):
+    if not _has_known_scale(adapter):
         raise WeightsError(f"{path} scales its layers in a way that is not known: choose another")
     return lora | _alphas(lora, adapter.get("unet.lora_alpha"))
+
+
+def _has_known_scale(adapter: object) -> TypeGuard[dict[str, Any]]:
+    """Return whether an adapter's metadata, any JSON, scales by one number or none."""
+    if not isinstance(adapter, dict):
+        return False
+    if any(adapter.get(f"unet.{key}") for key in ("alpha_pattern", "use_dora", "use_rslora")):
+        return False
+    alpha = adapter.get("unet.lora_alpha", 1)
+    is_number = isinstance(alpha, int | float) and not isinstance(alpha, bool)
+    return is_number and abs(alpha) <= torch.finfo(torch.float32).max
 
 
 def fuse_lora(denoiser: nn.Module, lora: Mapping[str, Tensor], *, scale: float) -> int:

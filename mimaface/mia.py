@@ -8,14 +8,13 @@ its tokens differ from frame to frame. Sessions in a batch never mix.
 
 from __future__ import annotations
 
-from typing import Final
-
 import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-ROTATION, TRANSLATION, GAZE = 3, 3, 4  # values of a frame's signals, after those of its expression
+from mimaface.types import GAZE, ROTATION, TRANSLATION, signal_sizes
+
 TEXTURE, LIGHTING = 80, 27  # coefficients of the source on the official face model
 
 
@@ -49,7 +48,7 @@ class ReleasedMIA(nn.Module):
         )
         self.blocks = nn.ModuleList(ReleasedBlock(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
-        self._signal_sizes: Final = [expression, ROTATION, TRANSLATION, GAZE]
+        self._signal_sizes = signal_sizes(expression)
 
     def forward(
         self, source: Tensor, identity: Tensor, coefficients: Tensor, signals: Tensor
@@ -144,7 +143,7 @@ class PaperMIA(nn.Module):
             nn.GELU(),
             nn.Linear(2 * width, width),
         )
-        self._signal_sizes: Final = [expression, ROTATION + TRANSLATION, GAZE]
+        self._signal_sizes = signal_sizes(expression)
 
     def forward(
         self, source: Tensor, identity: Tensor, coefficients: Tensor, signals: Tensor
@@ -162,10 +161,15 @@ class PaperMIA(nn.Module):
         """
         del identity, coefficients
         frames = signals.shape[1]
-        by_name = zip(
-            self.project.values(), torch.split(signals, self._signal_sizes, dim=-1), strict=True
+        expression, rotation, translation, gaze = torch.split(signals, self._signal_sizes, dim=-1)
+        by_name = {
+            "expression": expression,
+            "pose": torch.cat([rotation, translation], dim=-1),
+            "gaze": gaze,
+        }
+        motion = torch.stack(
+            [self.project[name](values) for name, values in by_name.items()], dim=2
         )
-        motion = torch.stack([project(values) for project, values in by_name], dim=2)
         motion = rearrange(motion, "b f s d -> (b f) s d")
         class_token, patches = repeat(source, "b l d -> (b f) l d", f=frames).tensor_split([1], 1)
         for modulation in self.modulations:

@@ -1,6 +1,6 @@
 """The official checkpoints: the release's folder, its names, and what it does not say.
 
-Everything is read at once, to be stored as a weight file of ours. The widths of the networks come
+Everything is read, to be stored as a weight file of ours. The widths of the networks come
 from the files, so that a narrow copy of the release is read like the release.
 """
 
@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import json
 import re
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from pickle import UnpicklingError
+from pickle import PickleError
 from typing import Any, Final, Literal
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from mimaface.bfm import BfmModel
 from mimaface.config import CONFIGS, AutoencoderConfig, ClipEncoderConfig, ModelConfig
@@ -70,6 +71,24 @@ AUTOENCODER_NAMES: Final[Rules] = (  # older files name the attention's layers i
 )
 
 
+# What torch.load raises where a file is damaged: its unpickler trusts what it reads.
+DAMAGED: Final = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    PickleError,
+    RuntimeError,
+    SafetensorError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+
+
 def rename(state: State, rules: Rules) -> dict[str, Tensor]:
     """Return official tensors under our names."""
     renamed = {}
@@ -109,14 +128,21 @@ def find_official(folder: Path, *, decoder: Decoder = "kl") -> OfficialFiles:
     """Find the release's files in a folder of its layout.
 
     Raises:
-        WeightsError: some are missing; it names all of them.
+        WeightsError: some are missing, and it names all of them; or the folder cannot be searched.
     """
+    try:
+        return _find(folder, decoder)
+    except OSError as error:
+        raise WeightsError(f"{folder} cannot be searched: {error.strerror}") from error
+
+
+def _find(folder: Path, decoder: Decoder) -> OfficialFiles:
     image, video = folder / "checkpoints" / "image", folder / "checkpoints" / "video"
     unet, clip = image / "pretrained_unet", video / "vision_encoder"
     autoencoder = folder / {"kl": "vae", "taesd": "taesd"}[decoder]
     diffusers_file = "diffusion_pytorch_model.safetensors"
-    places: dict[str, tuple[Path, ...]] = {  # alternatives, the one to prefer first
-        "unet": (unet / "unet.pth", unet / diffusers_file),
+    places: dict[str, tuple[Path, ...]] = {  # alternatives, the best first, as mimaface.hub does
+        "unet": (unet / diffusers_file, unet / "unet.pth"),
         "video_unet": (video / "3dunet.pth",),
         "mia": (video / "mim.pth",),
         "clip": (clip / "model.safetensors", clip / "pytorch_model.bin"),
@@ -147,6 +173,9 @@ def find_official(folder: Path, *, decoder: Decoder = "kl") -> OfficialFiles:
 def read_official(folder: Path, *, decoder: Decoder = "kl") -> Generator:
     """Read the release's checkpoints from a folder of its layout, of any width.
 
+    At its peak, this takes the memory of the model it returns: 7 GB for the release. Files lie
+    in memory one after another, and what is not used of one is freed before the next.
+
     Args:
         folder: holds `checkpoints`, `models` and `vae` or `taesd`.
         decoder: the autoencoder: Stable Diffusion's, or TAESD, which is quicker and softer.
@@ -155,42 +184,57 @@ def read_official(folder: Path, *, decoder: Decoder = "kl") -> Generator:
         WeightsError: files are missing, cannot be read or do not fit; it names all of them.
     """
     files = find_official(folder, decoder=decoder)
-    spatial, whole_video = read_state(files.unet), read_state(files.video_unet)
-    video = {name: tensor for name, tensor in whole_video.items() if is_of_video_stage(name)}
-    strange = whole_video.keys() - video.keys() - spatial.keys()
+    # The small files come first, for they tell of mistakes soon.
+    face_model = BfmModel.load(files.face_model)
     identity, regressor = read_state(files.identity), read_state(files.regressor)
-    clip = {
-        name: tensor
-        for name, tensor in read_state(files.clip).items()
-        if not name.endswith("position_ids")  # no weights; only older files hold them
-    }
     generator = on_meta(_config(files, decoder, identity, regressor))
     assert isinstance(generator.encoder, ClipIdentityEncoder), "the official form reads CLIP"
     assert generator.regressor is not None, "the official form reads the face model"
-    refuse(
-        [
-            *problem(files.video_unet.name, "has no place for", strange),
-            *fill(generator.denoiser, rename(spatial | video, UNET_NAMES), name="the UNet"),
-            *fill(generator.mia, rename(read_state(files.mia), MIA_NAMES), name=files.mia.name),
-            *fill(generator.encoder.clip, rename(clip, CLIP_NAMES), name="vision_encoder"),
-            *fill(generator.encoder.identity, identity, name=files.identity.name),
-            *fill(
-                generator.regressor, rename(regressor, REGRESSOR_NAMES), name=files.regressor.name
-            ),
-            *fill(
-                generator.autoencoder,
-                rename(read_state(files.autoencoder), AUTOENCODER_NAMES),
-                name=files.autoencoder.parent.name,
-            ),
-        ],
-        folder,
-    )
-    generator.face_model = BfmModel.load(files.face_model)
+    problems = [
+        *fill(generator.encoder.identity, identity, name=files.identity.name),
+        *fill(generator.regressor, rename(regressor, REGRESSOR_NAMES), name=files.regressor.name),
+    ]
+    del identity, regressor
+    problems += [
+        *_fill_unet(generator.denoiser, files),
+        *fill(generator.mia, rename(read_state(files.mia), MIA_NAMES), name=files.mia.name),
+        *fill(generator.encoder.clip, _read_clip(files.clip), name="vision_encoder"),
+        *fill(
+            generator.autoencoder,
+            rename(read_state(files.autoencoder), AUTOENCODER_NAMES),
+            name=files.autoencoder.parent.name,
+        ),
+    ]
+    refuse(problems, folder)
+    generator.face_model = face_model
     return generator
 
 
+def _fill_unet(denoiser: nn.Module, files: OfficialFiles) -> list[str]:
+    video, repeated = _read_video_stage(files.video_unet)  # first, for it is the largest
+    spatial = read_state(files.unet)
+    strange = repeated - spatial.keys()
+    return [
+        *problem(files.video_unet.name, "has no place for", strange),
+        *fill(denoiser, rename(spatial | video, UNET_NAMES), name="the UNet"),
+    ]
+
+
+def _read_video_stage(path: Path) -> tuple[dict[str, Tensor], set[str]]:
+    """Return what is used of the video stage's file, and the names of the rest, which is freed."""
+    whole = read_state(path)
+    used = {name: tensor for name, tensor in whole.items() if is_of_video_stage(name)}
+    return used, whole.keys() - used.keys()
+
+
+def _read_clip(path: Path) -> dict[str, Tensor]:
+    state = rename(read_state(path), CLIP_NAMES)
+    # Positions are no weights; only older files hold them.
+    return {name: tensor for name, tensor in state.items() if not name.endswith("position_ids")}
+
+
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Read a checkpoint: safetensors, or a pickle of tensors and nothing else.
+    """Read a checkpoint: safetensors, or a pickle of tensors by their names and nothing else.
 
     Raises:
         WeightsError: it cannot be read, or holds something else.
@@ -199,11 +243,18 @@ def read_state(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         stored = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, UnpicklingError, SafetensorError) as error:
-        raise WeightsError(f"{path} cannot be read as a checkpoint of tensors: {error}") from error
-    stored = stored.get("state_dict", stored) if isinstance(stored, dict) else {"": stored}
-    if not all(isinstance(tensor, Tensor) for tensor in stored.values()):
-        raise WeightsError(f"{path} holds something else than tensors by their names")
+    except DAMAGED as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise WeightsError(
+            f"{path} cannot be read as a checkpoint of tensors "
+            f"({reason or 'damaged, or another kind of file'}): get it anew"
+        ) from error
+    if isinstance(stored, dict):
+        stored = stored.get("state_dict", stored)
+    if not isinstance(stored, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in stored.items()
+    ):
+        raise WeightsError(f"{path} holds something else than tensors by their names: get it anew")
     return {name.removeprefix("module."): tensor for name, tensor in stored.items()}
 
 
@@ -213,17 +264,19 @@ def _config(
     base = CONFIGS["sd15"]
     assert isinstance(base.encoder, ClipEncoderConfig)
     blocks = [  # widths of CurricularFace's blocks, equal within a stage
-        len(tensor)
+        tensor.shape[:1].numel()
         for name, tensor in identity.items()
         if re.fullmatch(r"body\.\d+\.res_layer\.3\.weight", name)
     ]
+    if not blocks:
+        raise WeightsError(f"{files.identity} does not hold CurricularFace: get it anew")
     stages = [(width, len(list(run))) for width, run in groupby(blocks)]
-    first = regressor.get("backbone.conv1.weight", ())
+    first = regressor.get("backbone.conv1.weight", torch.empty(0))
     encoder = replace(
         base.encoder,
         identity_widths=tuple(width for width, _ in stages),
         identity_depths=tuple(depth for _, depth in stages),
-        regressor_width=len(first),
+        regressor_width=first.shape[:1].numel(),
     )
     try:
         vae = json.loads(files.autoencoder_config.read_text())
@@ -245,7 +298,7 @@ def _config(
             )
         if files.unet_config:
             config = _as_unet(config, json.loads(files.unet_config.read_text()))
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"the configuration files are not the release's: {error!r}") from error
     return config
 

@@ -30,11 +30,11 @@ class SourceTokens:
     """What a source image looks like and who is in it.
 
     Attributes:
-        patches: [L, D], the class token, then the patches row by row.
+        tokens: [L, D], the class token, then the patches row by row.
         identity: [I].
     """
 
-    patches: Tensor
+    tokens: Tensor
     identity: Tensor
 
 
@@ -112,8 +112,8 @@ class ClipIdentityEncoder(nn.Module):
             raise ValueError("the identity network needs the aligned picture, found None")
         some = next(self.parameters())  # for its device and dtype
         pixels = clip_pixels(source, image_px=self.image_px)
-        patches, identity = self(pixels.to(some), aligned.to(some))
-        return SourceTokens(patches=patches[0], identity=identity[0])
+        tokens, identity = self(pixels.to(some), aligned.to(some))
+        return SourceTokens(tokens=tokens[0], identity=identity[0])
 
 
 class PatchEncoder(nn.Module):
@@ -175,7 +175,7 @@ class PatchEncoder(nn.Module):
             raise ValueError(f"sides must be multiples of 64, found {source.shape[:2]}")
         images = rearrange(torch.tensor(source), "h w c -> 1 c h w")
         tokens = self(images.to(self.positions) / 127.5 - 1)[0]
-        return SourceTokens(patches=tokens, identity=tokens[0])
+        return SourceTokens(tokens=tokens, identity=tokens[0])
 
 
 def clip_pixels(source: Pixels, *, image_px: int = 224) -> Tensor:

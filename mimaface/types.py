@@ -39,6 +39,7 @@ Stage = Callable[[str], AbstractContextManager[None]]  # entered with a stage's 
 
 VERTICES = 478
 EXPRESSION = 3 * VERTICES
+ROTATION, TRANSLATION, GAZE = 3, 3, 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +165,7 @@ class Crop:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceFeatures:
-    """The source image as the generator reads it, on the generator's device.
+    """The source image as the generator reads it.
 
     Attributes:
         tokens: [L, D'], of the source encoder, the class token first.
@@ -174,10 +175,10 @@ class SourceFeatures:
         face: the official face model in the source's shape; None where the mesh is the condition.
     """
 
-    tokens: Tensor
-    identity: Tensor
-    coefficients: Tensor
-    latents: Tensor
+    tokens: Floats
+    identity: Floats
+    coefficients: Floats
+    latents: Floats
     face: SourceFace | None
 
 
@@ -229,6 +230,18 @@ class Condition:
     signals: Floats
 
 
+def pack_signals(
+    *, expression: Floats, rotation: Floats, translation: Floats, gaze: Floats
+) -> Floats:
+    """Return the signals of frames [F, E], [F, 3], [F, 3] and [F, 4] side by side, [F, M]."""
+    return np.concatenate([expression, rotation, translation, gaze], axis=1, dtype=np.float32)
+
+
+def signal_sizes(expression: int) -> list[int]:
+    """Return how many signals are expression, rotation, translation and gaze, in their order."""
+    return [expression, ROTATION, TRANSLATION, GAZE]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ICAState:
     """What one clip hands to the next, about its last K frames. Only the generator looks inside.
@@ -265,6 +278,8 @@ class ClipRequest:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if not len(self.motion):
+            raise ValueError("a clip needs at least one frame of motion")
         if not self.motion.is_relative:
             raise ValueError("a clip is driven by relative motion, found absolute motion")
         if self.seed < 0:

@@ -17,11 +17,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mimaface.bfm import BfmModel, stand_in
+from mimaface.bfm import BfmModel
 from mimaface.config import ModelConfig, from_json, to_json
-from mimaface.errors import WeightsError
+from mimaface.errors import UnwritableMediaError, WeightsError
 from mimaface.generator import Generator
-from mimaface.video import whole_file
+from mimaface.stand_in_face import stand_in
+from mimaface.video import naming_errors, whole_file
 
 State = Mapping[str, Tensor]
 Attention = Literal["sdpa", "xformers"]
@@ -30,19 +31,39 @@ CONFIG_KEY: Final = "mimaface"  # of the configuration in a file's metadata
 FACE_MODEL: Final = "face_model."  # prefix of the face model's arrays
 
 
-def save(generator: Generator, path: Path) -> None:
+def save(generator: Generator, path: Path, *, dtype: torch.dtype | None = None) -> None:
     """Write a weight file, whole or not at all.
+
+    Args:
+        generator: what is written.
+        path: where; a file there is replaced.
+        dtype: the precision of the networks in the file, if not their own. The face model keeps
+            its own, and `read` brings all back to float32.
 
     Raises:
         UnwritableMediaError: it cannot be written there.
+        WeightsError: some weights are too large for the precision; it names all of them.
     """
-    state = {key: tensor.contiguous() for key, tensor in generator.state_dict().items()}
+    state, too_large = {}, []
+    for key, tensor in generator.state_dict().items():
+        stored = tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
+        if stored is not tensor and not torch.equal(stored.isfinite(), tensor.isfinite()):
+            too_large.append(key)
+        state[key] = stored.contiguous()
+    if too_large:
+        raise WeightsError(
+            f"{path} cannot hold {', '.join(too_large)} in {str(dtype).removeprefix('torch.')}: "
+            "choose bfloat16 or float32"
+        )
     if generator.face_model is not None:
         for field in fields(generator.face_model):
             array = np.ascontiguousarray(getattr(generator.face_model, field.name))
             state[FACE_MODEL + field.name] = torch.from_numpy(array)
-    with whole_file(path) as partial:
-        save_file(state, partial, metadata={CONFIG_KEY: to_json(generator.config)})
+    with whole_file(path) as partial, naming_errors(path):
+        try:
+            save_file(state, partial, metadata={CONFIG_KEY: to_json(generator.config)})
+        except SafetensorError as error:  # of a full disk, too
+            raise UnwritableMediaError(f"{path} cannot be written: {error}") from error
 
 
 def read(path: Path, *, attention: Attention = "sdpa") -> Generator:

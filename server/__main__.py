@@ -54,6 +54,8 @@ def main() -> int:
     except MimafaceError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     server = _Server(
         uvicorn.Config(
             app, ws="websockets-sansio", log_level="warning", timeout_graceful_shutdown=5

@@ -58,8 +58,11 @@ class ServerConfig:
             raise ValueError(f"port must be 0 to 65535, found {self.port}")
         if self.steps < 0:
             raise ValueError(f"steps must not be negative, found {self.steps}")
-        if self.steps and not self.weights:
-            raise ValueError(f"{self.steps} denoising steps need weights: name a file of them")
+        if bool(self.steps) != bool(self.weights):
+            raise ValueError(
+                "denoising steps need weights, and weights steps: name both, found "
+                f"{self.steps} steps and weights {self.weights!r}"
+            )
         if not 1 <= self.fps <= 60:
             raise ValueError(f"fps must be 1 to 60, found {self.fps}")
         if self.max_sessions < 1:

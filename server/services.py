@@ -18,9 +18,10 @@ from aiortc import RTCDataChannel
 from PIL import Image
 
 from mimaface.animate import Model, animate, encode_source, load
+from mimaface.config import ModelConfig
 from mimaface.motion import FaceMeshExtractor, MotionExtractor, RelativeMotion
 from mimaface.photo import built_in_portraits
-from mimaface.types import ClipRequest
+from mimaface.types import Appearance, ClipRequest, Motion
 from server.config import ServerConfig
 from server.control import Control
 from server.latency_marker import LatencyMarker, MarkedExtractor
@@ -55,7 +56,7 @@ class Services:
         Raises:
             UnreadableMediaError, SourceImageError: it cannot be a portrait.
         """
-        source = await self._run(_encode_upload, self.model, photo)
+        source = await self._run(_encode_upload, self.model, self.backend, photo)
         self.sources.add_upload(source, now_s())
         return source
 
@@ -164,11 +165,11 @@ async def run_services(config: ServerConfig, model: Model) -> AsyncIterator[Serv
     cv2.setNumThreads(1)
     with ThreadPoolExecutor(2, thread_name_prefix="worker") as workers:
         sources = Sources(max_uploads=config.max_uploads, upload_ttl_s=config.upload_ttl_s)
-        for portrait in await loop.run_in_executor(workers, _encode_portraits, model):
-            sources.add_portrait(portrait)
         with contextlib.closing(LocalBackend(partial(animate, model))) as backend:
+            for portrait in await loop.run_in_executor(workers, _encode_portraits, model, backend):
+                sources.add_portrait(portrait)
             await loop.run_in_executor(
-                workers, _warm_up, backend, sources.portraits(), config.steps
+                workers, _warm_up, backend, sources.portraits(), model.config, config.steps
             )
             services = Services(
                 config=config,
@@ -192,27 +193,40 @@ def now_s() -> float:
     return asyncio.get_running_loop().time()
 
 
-def _encode_portraits(model: Model) -> list[Source]:
+def _encode(model: Model, backend: LocalBackend, photo: Path | bytes) -> Appearance:
+    # In a worker, but for what needs the device.
+    return encode_source(model, photo, on_device=lambda read: backend.call(read).result())
+
+
+def _encode_portraits(model: Model, backend: LocalBackend) -> list[Source]:
     return [
         Source(
             id=path.stem,
             name=path.stem.title(),
             jpeg=path.read_bytes(),
-            appearance=encode_source(model, path),
+            appearance=_encode(model, backend, path),
             is_private=False,
         )
         for path in built_in_portraits()
     ]
 
 
-def _warm_up(backend: LocalBackend, portraits: Sequence[Source], steps: int) -> None:
-    # What is slow the first time (imports, compiled code) must not be so for the first caller.
+def _warm_up(
+    backend: LocalBackend, portraits: Sequence[Source], config: ModelConfig, steps: int
+) -> None:
+    # What is slow the first time (imports, compiled code, kernels of a clip's shape) must not be
+    # so for the first caller.
     extractor = FaceMeshExtractor()
     relative = RelativeMotion()
-    for number, portrait in enumerate(portraits):
-        motion = relative.push(extractor.extract(number / 30, portrait.appearance.source))
-        request = ClipRequest(appearance=portrait.appearance, motion=motion, steps=steps)
-        backend.submit(request).result()
+    for portrait in portraits:
+        motion = relative.push(extractor.extract(0.0, portrait.appearance.source))
+        still = Motion.concatenate([motion] * config.new_frames)
+        ica = None
+        for _ in ("a first clip", "a later one"):
+            request = ClipRequest(
+                appearance=portrait.appearance, motion=still, ica=ica, steps=steps
+            )
+            ica = backend.submit(request).result().ica
     extractor.close()
 
 
@@ -227,8 +241,8 @@ async def _sweep(services: Services) -> None:
                 logger.exception("call %s did not end cleanly", call.id[:6])
 
 
-def _encode_upload(model: Model, photo: bytes) -> Source:
-    appearance = encode_source(model, photo)
+def _encode_upload(model: Model, backend: LocalBackend, photo: bytes) -> Source:
+    appearance = _encode(model, backend, photo)
     picture = io.BytesIO()
     Image.fromarray(appearance.source).save(picture, "JPEG", quality=90)
     return Source(

@@ -6,10 +6,14 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from typing import Any, TypeVar
 
 from mimaface.types import Clip, ClipRequest
 
+T = TypeVar("T")
 Animate = Callable[[Sequence[ClipRequest]], Sequence[Clip]]
+Waiting = tuple[ClipRequest, Future[Clip]]
+Errand = tuple[Callable[[], Any], Future[Any]]
 
 
 class BackendBusyError(Exception):
@@ -24,7 +28,8 @@ class LocalBackend:
         self._animate = animate
         self._max_batch = max_batch
         self._max_waiting = max_waiting
-        self._waiting: deque[tuple[ClipRequest, Future[Clip]]] = deque()
+        self._waiting: deque[Waiting] = deque()
+        self._errands: deque[Errand] = deque()
         self._wake = threading.Condition()
         self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="device-0", daemon=True)
@@ -43,31 +48,46 @@ class LocalBackend:
         future.set_exception(BackendBusyError(f"{self._max_waiting} clips wait already"))
         return future
 
+    def call(self, function: Callable[[], T]) -> Future[T]:
+        """Run something else that needs the device, between two batches of clips."""
+        future: Future[T] = Future()
+        with self._wake:
+            if self._is_closed:
+                raise RuntimeError("the backend is closed")
+            self._errands.append((function, future))
+            self._wake.notify()
+        return future
+
     def close(self) -> None:
         """Cancel what waits, finish what runs and join the thread."""
         with self._wake:
             self._is_closed = True
-            waiting = list(self._waiting)
+            waiting = [future for _, future in (*self._waiting, *self._errands)]
             self._waiting.clear()
+            self._errands.clear()
             self._wake.notify()
-        for _, future in waiting:
+        for future in waiting:
             future.cancel()
         self._thread.join()
 
     def _run(self) -> None:
-        while batch := self._take():
+        while not self._is_closed:
+            batch, errand = self._take()
             # A future that its owner cancelled takes no result.
             wanted = [each for each in batch if each[1].set_running_or_notify_cancel()]
             if wanted:
                 self._make(wanted)
+            if errand is not None:
+                _run_errand(*errand)
 
-    def _take(self) -> list[tuple[ClipRequest, Future[Clip]]]:
+    def _take(self) -> tuple[list[Waiting], Errand | None]:
         with self._wake:
-            self._wake.wait_for(lambda: self._waiting or self._is_closed)
+            self._wake.wait_for(lambda: self._waiting or self._errands or self._is_closed)
             size = min(len(self._waiting), self._max_batch)
-            return [self._waiting.popleft() for _ in range(size)]
+            batch = [self._waiting.popleft() for _ in range(size)]
+            return batch, self._errands.popleft() if self._errands else None
 
-    def _make(self, batch: Sequence[tuple[ClipRequest, Future[Clip]]]) -> None:
+    def _make(self, batch: Sequence[Waiting]) -> None:
         try:
             clips = self._animate([request for request, _ in batch])
             results = list(zip(batch, clips, strict=True))
@@ -81,3 +101,12 @@ class LocalBackend:
             return
         for (_, future), clip in results:
             future.set_result(clip)
+
+
+def _run_errand(function: Callable[[], T], future: Future[T]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(function())
+    except Exception as error:
+        future.set_exception(error)

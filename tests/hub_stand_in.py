@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 from typing import Literal
 
@@ -80,6 +81,20 @@ def stand_in_hub(repositories: Mapping[str, Mapping[str, bytes]]) -> Iterator[Hu
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@contextmanager
+def forbidden(folder: Path) -> Iterator[None]:
+    """Let nobody, not even the superuser, search a folder until the block ends."""
+    user, mode = os.geteuid(), folder.stat().st_mode
+    folder.chmod(0)
+    try:
+        if user == 0:
+            os.seteuid(65534)  # "nobody"; the superuser may search any folder
+        yield
+    finally:
+        os.seteuid(user)
+        folder.chmod(mode)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Container, Mapping, Sequence
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -73,19 +74,33 @@ def official_shapes(checkpoint: str) -> Shapes:
     return {key: tuple(shape) for key, (shape, _) in entries.items()}
 
 
-def official_state(shapes: Shapes, *, bnstats: bool = False) -> dict[str, Tensor]:
+def official_state(
+    shapes: Shapes, *, bnstats: bool = False, lively: bool = False
+) -> dict[str, Tensor]:
     """Return the tensors of a network by their official names.
 
-    Statistics of BatchNorms are those of a new module, or drawn too with `bnstats`.
+    Statistics of BatchNorms are those of a new module, or drawn too with `bnstats`. The weights
+    are those of the golden arrays, of one size everywhere; in a narrow network, what goes in would
+    then hardly reach what comes out. `lively` ones pass it on as large as it came.
     """
-    return {key: _tensor(key, shape, shapes, bnstats) for key, shape in shapes.items()}
+    return {
+        key: _tensor(
+            key, shape, shapes, bnstats=bnstats, size=prod(shape[1:]) ** -0.5 if lively else 0.02
+        )
+        for key, shape in shapes.items()
+    }
 
 
 def load(
-    module: nn.Module, *, to_official: Rules = (), from_official: Rules = (), bnstats: bool = False
+    module: nn.Module,
+    *,
+    to_official: Rules = (),
+    from_official: Rules = (),
+    bnstats: bool = False,
+    lively: bool = False,
 ) -> None:
     """Fill a module, which may be on the meta device, through the project's own loader."""
-    state = official_state(shapes_of(module, to_official), bnstats=bnstats)
+    state = official_state(shapes_of(module, to_official), bnstats=bnstats, lively=lively)
     problems = fill(module, rename(state, from_official), name="the module")
     assert not problems, problems
     module.eval().requires_grad_(False)
@@ -104,7 +119,9 @@ def arrays_of(path: Path) -> dict[str, Tensor]:
         }
 
 
-def _tensor(key: str, shape: Sequence[int], keys: Container[str], bnstats: bool) -> Tensor:
+def _tensor(
+    key: str, shape: Sequence[int], keys: Container[str], *, bnstats: bool, size: float
+) -> Tensor:
     last = key.rpartition(".")[2]
     if last == "num_batches_tracked":
         return torch.tensor(0)
@@ -118,7 +135,7 @@ def _tensor(key: str, shape: Sequence[int], keys: Container[str], bnstats: bool)
     if len(shape) == 1 and last == "weight":
         is_norm = key.removesuffix("weight") + "bias" in keys
         return _float((1 if is_norm else 0.25) + 0.02 * n)  # else the slope of a PReLU
-    return _float(0.02 * n)
+    return _float((size if len(shape) > 1 else 0.02) * n)
 
 
 def _float(array: Reals) -> Tensor:

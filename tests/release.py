@@ -14,8 +14,9 @@ from scipy.io import savemat
 from torch import Tensor
 
 from mimaface.autoencoder import TAESD
-from mimaface.bfm import BfmModel, stand_in
+from mimaface.bfm import BfmModel
 from mimaface.config import ClipEncoderConfig
+from mimaface.stand_in_face import stand_in
 from mimaface.weights import on_meta
 from tests import recipe
 from tests.narrow import NARROW

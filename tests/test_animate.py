@@ -1,5 +1,7 @@
 """Clips from requests."""
 
+import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -56,3 +58,54 @@ def test_an_unknown_model_is_named() -> None:
 def test_a_size_that_is_no_multiple_of_64_is_refused() -> None:
     with pytest.raises(ValueError, match="multiple of 64"):
         load("tiny", size_px=300)
+
+
+def test_a_source_of_another_model_or_size_is_refused_alone(portraits: list[Path]) -> None:
+    model = load("tiny", weights="random", size_px=64)
+    motion = scripted_motion(1)
+    for other in (load("tiny", size_px=64), load("tiny", weights="random", size_px=128)):
+        request = ClipRequest(appearance=encode_source(other, portraits[0]), motion=motion, steps=1)
+        with pytest.raises(ValueError, match="not encoded by this model at 64 pixels"):
+            animate(model, [request])
+
+
+def test_a_state_of_another_model_is_refused(portraits: list[Path]) -> None:
+    models = [load("tiny", weights="random", size_px=size) for size in (64, 128)]
+    motion = scripted_motion(1)
+    requests = [
+        ClipRequest(appearance=encode_source(model, portraits[0]), motion=motion, steps=1)
+        for model in models
+    ]
+    [clip] = animate(models[1], requests[1:])
+    with pytest.raises(ValueError, match="state is another model's"):
+        animate(models[0], [replace(requests[0], ica=clip.ica)])
+
+
+def test_a_clip_of_no_frames_or_too_many_is_refused(portraits: list[Path]) -> None:
+    model = load("tiny", weights="random", size_px=64)
+    appearance = encode_source(model, portraits[0])
+    with pytest.raises(ValueError, match="at least one frame"):
+        ClipRequest(appearance=appearance, motion=scripted_motion(2)[2:], steps=1)
+    with pytest.raises(ValueError, match="at most 16 frames, found 17"):
+        animate(model, [ClipRequest(appearance=appearance, motion=scripted_motion(17), steps=1)])
+
+
+def test_a_request_can_be_sent_to_another_worker(portraits: list[Path]) -> None:
+    model = load("tiny", weights="random", size_px=64)
+    request = ClipRequest(
+        appearance=encode_source(model, portraits[0]), motion=scripted_motion(1), steps=1
+    )
+    [here] = animate(model, [request])
+    sent = pickle.loads(pickle.dumps(request))
+    [there] = animate(model, [sent])
+    np.testing.assert_array_equal(here.pixels, there.pixels)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"device": "gpu"}, {"precision": "int8"}, {"attention": "flash"}, {"size_px": -64}],
+)
+def test_an_argument_that_is_no_choice_is_refused(options: dict[str, object]) -> None:
+    [value] = options.values()
+    with pytest.raises(ValueError, match=f"found '?{value}'?"):
+        load("tiny", **options)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 
 import pytest
@@ -153,3 +154,32 @@ def test_closing_cancels_what_waits_and_joins_the_thread() -> None:
     assert not closing.is_alive()
     with pytest.raises(RuntimeError, match="closed"):
         backend.submit(request())
+
+
+def test_other_work_runs_in_the_thread_of_the_clips() -> None:
+    with running(paint) as backend:
+        assert backend.call(lambda: threading.current_thread().name).result(20) == "device-0"
+        failed = backend.call(lambda: 1 // 0)
+        with pytest.raises(ZeroDivisionError):
+            failed.result(20)
+        assert len(backend.submit(request()).result(20).pixels) == 1
+
+
+def test_closing_cancels_other_work_that_waits() -> None:
+    is_running, may_end = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        is_running.set()
+        may_end.wait(20)
+
+    backend = LocalBackend(paint)
+    errand = backend.call(slow)
+    assert is_running.wait(20)
+    waiting = backend.call(lambda: None)
+    closer = threading.Thread(target=backend.close)
+    closer.start()
+    with pytest.raises(CancelledError):
+        waiting.result(20)
+    may_end.set()
+    closer.join(20)
+    assert errand.result(20) is None

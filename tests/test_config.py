@@ -64,6 +64,8 @@ def test_a_walk_starts_at_a_noise_level_of_training(timestep: int) -> None:
         ({"new_frames": 30}, "at most 32 frames, found 33"),
         ({"encoder": PatchEncoderConfig(width=128)}, "found released with PatchEncoderConfig"),
         ({"mia": TINY.mia}, "found paper with ClipEncoderConfig"),
+        ({"condition": "mesh"}, "found released with mesh"),
+        ({"size_px": 0}, "found 0"),
         ({"prediction": "sample"}, "found prediction 'sample' with 25 steps of euler"),
     ],
 )
@@ -141,3 +143,17 @@ def test_a_config_may_differ_from_those_with_a_name() -> None:
     samplings = {3: Sampling(solver="consistency", first_timestep=749, guidance=1.5)}
     config = replace(TINY, name="narrow", denoiser=denoiser, samplings=samplings)
     assert from_json(to_json(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"channels": 12}, "4x4 pixels rearranged are 48 channels, found 12"),
+        ({"kind": "kl", "widths": (32, 32)}, "2 levels do not make a factor of 4"),
+    ],
+)
+def test_an_autoencoder_that_contradicts_itself_is_refused(
+    change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(TINY.autoencoder, **change)

@@ -20,10 +20,11 @@ from mimaface.hub import (
     MIMAFACE,
     OFFICIAL,
     FetchReport,
+    RemoteFile,
     face_model_note,
     fetch,
 )
-from tests.hub_stand_in import Hub, stand_in_hub
+from tests.hub_stand_in import Hub, forbidden, stand_in_hub
 
 SIZE = 64 * 1024
 PIECE = 1024
@@ -31,6 +32,10 @@ DROPPED = 40 * 1024
 LARGE = "checkpoints/video/mim.pth"
 
 Usage = namedtuple("Usage", "total used free")
+
+
+def local(file: RemoteFile) -> str:
+    return file.local(file.paths[0])
 
 
 def content_of(path: str) -> bytes:
@@ -44,10 +49,11 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub with all official files, which a client reads in small pieces and without pauses."""
     repositories: dict[str, dict[str, bytes]] = {}
     for file in OFFICIAL:
-        repositories.setdefault(file.repo, {})[file.path] = content_of(file.path)
+        repositories.setdefault(file.repo, {})[file.paths[0]] = content_of(file.paths[0])
     repositories[MIMAFACE][FACE_MODEL] = b"not to be passed on"
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", PIECE)
     monkeypatch.setattr("time.sleep", lambda _seconds: None)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", True)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with stand_in_hub(repositories) as held:
         yield held
@@ -59,7 +65,7 @@ def run(hub: Hub, tmp_path: Path):
     """Fetch the official files, or some, into the test's folder."""
 
     def fetched(*paths: str) -> FetchReport:
-        files = [file for file in OFFICIAL if not paths or file.local in paths]
+        files = [file for file in OFFICIAL if not paths or local(file) in paths]
         return fetch(files, tmp_path, endpoint=hub.endpoint, progress=False)
 
     return fetched
@@ -87,9 +93,9 @@ def files_in(folder: Path) -> list[str]:
 
 def test_the_whole_layout_is_fetched(hub: Hub, run, tmp_path: Path) -> None:
     report = run()
-    assert files_in(tmp_path) == sorted(file.local for file in OFFICIAL)
+    assert files_in(tmp_path) == sorted(map(local, OFFICIAL))
     for file in OFFICIAL:
-        assert (tmp_path / file.local).read_bytes() == content_of(file.path)
+        assert (tmp_path / local(file)).read_bytes() == content_of(file.paths[0])
     assert sorted(report.downloaded) == files_in(tmp_path)
     assert report.downloaded_bytes == sum(each.sent for each in hub.log)
     assert report.verified == report.unverified == report.absent == ()
@@ -163,27 +169,40 @@ def test_a_file_damaged_on_the_way_is_removed_and_replaced_by_the_next_fetch(
     hub: Hub, run, tmp_path: Path
 ) -> None:
     hub.damaged = {LARGE, "config.json"}
-    with pytest.raises(FetchError, match=r"mim\.pth.*Fetch again") as raised:
+    with pytest.raises(FetchError, match=r"damaged on the way.*mim\.pth.*Fetch again") as raised:
         run()
     assert "vae/config.json" in str(raised.value)
     assert "taesd/config.json" in str(raised.value)
     damaged = {LARGE, "vae/config.json", "taesd/config.json"}
-    assert files_in(tmp_path) == sorted({file.local for file in OFFICIAL} - damaged)
+    assert files_in(tmp_path) == sorted(set(map(local, OFFICIAL)) - damaged)
     hub.damaged = set()
     assert set(run().downloaded) == damaged
 
 
 @pytest.mark.parametrize("change", [lambda held: held[:-1], lambda held: b"x" + held[1:]])
 @pytest.mark.parametrize("path", [LARGE, "vae/config.json"])
-def test_a_file_damaged_on_disk_is_removed_and_replaced_by_the_next_fetch(
+def test_a_file_that_differs_from_the_hub_s_is_named_and_stays_as_it_is(
     run, tmp_path: Path, path: str, change
 ) -> None:
     run()
-    (tmp_path / path).write_bytes(change((tmp_path / path).read_bytes()))
-    with pytest.raises(FetchError, match=f"{path}.*Fetch again"):
+    changed = change((tmp_path / path).read_bytes())
+    (tmp_path / path).write_bytes(changed)
+    before = files_in(tmp_path)
+    with pytest.raises(FetchError, match=f"{path} differs from the hub's: move it away or delete"):
         run()
-    assert not (tmp_path / path).exists()
+    assert (tmp_path / path).read_bytes() == changed
+    assert files_in(tmp_path) == before
+    (tmp_path / path).unlink()
     assert run().downloaded == (path,)
+
+
+def test_a_newer_version_on_the_hub_deletes_nothing(hub: Hub, run, tmp_path: Path) -> None:
+    run(LARGE)
+    hub.repositories[MIMAFACE][LARGE] = b"newer" * 10
+    with pytest.raises(FetchError, match="differs from the hub's"):
+        run()
+    assert (tmp_path / LARGE).read_bytes() == content_of(LARGE)
+    assert files_in(tmp_path) == [LARGE]
 
 
 def test_all_missing_files_are_named_in_one_error(hub: Hub, run, tmp_path: Path) -> None:
@@ -225,7 +244,7 @@ def test_an_optional_file_may_be_missing(hub: Hub, run) -> None:
 def test_a_full_disk_is_an_error_before_any_byte(
     hub: Hub, run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    needed = sum(len(content_of(file.path)) for file in OFFICIAL)
+    needed = sum(len(content_of(file.paths[0])) for file in OFFICIAL)
     with monkeypatch.context() as patched:
         patched.setattr(shutil, "disk_usage", lambda _path: Usage(0, 0, needed - 1))
         with pytest.raises(FetchError, match=r"needs 0\.00 GB more and has 0\.00 GB free"):
@@ -295,10 +314,18 @@ def test_a_folder_that_cannot_be_made_is_one_clear_error(hub: Hub, tmp_path: Pat
         fetch(OFFICIAL, tmp_path / "weights", endpoint=hub.endpoint, progress=False)
 
 
+def test_a_folder_that_cannot_be_searched_is_one_clear_error(hub: Hub, tmp_path: Path) -> None:
+    folder = tmp_path / ("long" * 100)
+    with pytest.raises(FetchError, match="cannot be looked for: File name too long"):
+        fetch(OFFICIAL, folder, endpoint=hub.endpoint, progress=False)
+    with forbidden(tmp_path), pytest.raises(FetchError, match="looked for: Permission denied"):
+        fetch(OFFICIAL, tmp_path, endpoint=hub.endpoint, progress=False)
+
+
 def test_the_face_model_is_never_downloaded(run, tmp_path: Path) -> None:
     run()
     assert FACE_MODEL not in files_in(tmp_path)
-    assert FACE_MODEL not in {each.local for file in OFFICIAL for each in file.alternatives}
+    assert FACE_MODEL not in {file.local(path) for file in OFFICIAL for path in file.paths}
     note = face_model_note(tmp_path)
     assert note is not None
     assert str(tmp_path / FACE_MODEL) in note

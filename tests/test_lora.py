@@ -247,8 +247,20 @@ def test_a_file_with_alphas_is_read_as_it_is(unet: UNetMotionModel, tmp_path: Pa
     assert all(torch.equal(read[key], tensor) for key, tensor in lora.items())
 
 
-def test_an_unknown_scale_is_refused(tmp_path: Path) -> None:
-    metadata = {"lora_adapter_metadata": json.dumps({"unet.use_rslora": True})}
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        '{"unet.use_rslora": true}',
+        '{"unet.alpha_pattern": {"to_k": 2}}',
+        *("[1]", "null", '"x"', "1"),
+        *(
+            f'{{"unet.lora_alpha": {alpha}}}'
+            for alpha in ('"x"', "[8]", "{}", "null", "true", "NaN", "Infinity", "1e300", "9" * 400)
+        ),
+    ],
+)
+def test_an_unknown_scale_is_refused(adapter: str, tmp_path: Path) -> None:
+    metadata = {"lora_adapter_metadata": adapter}
     save_file({"a": torch.zeros(1)}, tmp_path / "lora.safetensors", metadata)
     with pytest.raises(WeightsError, match="not known"):
         read_lora(tmp_path / "lora.safetensors")
@@ -258,7 +270,17 @@ def _pickle(path: Path) -> None:
     torch.save({"a": torch.zeros(1)}, path)
 
 
-@pytest.mark.parametrize("make", [lambda _path: None, Path.mkdir, Path.touch, _pickle])
+def _no_json(path: Path) -> None:
+    save_file({"a": torch.zeros(1)}, path, {"lora_adapter_metadata": "{"})
+
+
+def _deep_json(path: Path) -> None:
+    save_file({"a": torch.zeros(1)}, path, {"lora_adapter_metadata": "[" * 100_000})
+
+
+@pytest.mark.parametrize(
+    "make", [lambda _path: None, Path.mkdir, Path.touch, _pickle, _no_json, _deep_json]
+)
 def test_what_is_no_safetensors_file_is_one_clear_error(
     tmp_path: Path, make: Callable[[Path], None]
 ) -> None:

@@ -15,7 +15,9 @@ import av
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from mimaface.__main__ import main
 from mimaface.config import CONFIGS
@@ -396,11 +398,52 @@ def hub_with(release: Path) -> dict[str, dict[str, bytes]]:
     """Return what the hub's repositories hold of a release."""
     repositories: dict[str, dict[str, bytes]] = {}
     for file in OFFICIAL:
-        for each in file.alternatives:
-            if (release / each.local).is_file():
-                content = (release / each.local).read_bytes()
-                repositories.setdefault(each.repo, {})[each.path] = content
+        for path in file.paths:
+            if (release / file.local(path)).is_file():
+                content = (release / file.local(path)).read_bytes()
+                repositories.setdefault(file.repo, {})[path] = content
     return repositories
+
+
+def test_convert_stores_half_precision_on_request(run: Run, tmp_path: Path) -> None:
+    write_release(tmp_path / "release")
+    exact, half = tmp_path / "exact.safetensors", tmp_path / "half.safetensors"
+    command = ("convert", "--folder", tmp_path / "release", "--output")
+    assert run(*command, exact)["precision"] == "float32"
+    assert run(*command, half, "--precision", "bfloat16")["precision"] == "bfloat16"
+    name = "denoiser.unet.conv_in.weight"
+    stored = load_file(exact)[name]
+    assert stored.dtype == torch.float32
+    assert torch.equal(load_file(half)[name], stored.bfloat16())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--lora", "gone.safetensors"], "there is no LoRA"),
+        (["--lora", "lora.safetensors"], "lora.safetensors would be overwritten"),
+        (["--output", "gone/a.safetensors"], "create it first"),
+        (["--output", "folder.safetensors"], "is a folder: name a file"),
+        (["--output", "long" * 100 + "/a.safetensors"], "File name too long"),
+    ],
+)
+def test_convert_finds_simple_mistakes_before_it_looks_for_checkpoints(
+    options: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("folder.safetensors").mkdir()
+    save_file({"a": torch.zeros(1)}, "lora.safetensors")
+    before = sorted(os.listdir(tmp_path))
+    command = ["convert", "--folder", "no checkpoints", "--output", "lora.safetensors"]
+    assert main([*command, *options]) == 1
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+    assert sorted(os.listdir(tmp_path)) == before
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4])

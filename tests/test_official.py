@@ -1,14 +1,15 @@
 """The release's checkpoints: every tensor lands, and what does not is named."""
 
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
 
 from mimaface.autoencoder import KL
-from mimaface.bfm import stand_in
 from mimaface.config import AUTOENCODERS
 from mimaface.errors import WeightsError
+from mimaface.hub import OFFICIAL
 from mimaface.official import (
     AUTOENCODER_NAMES,
     CLIP_NAMES,
@@ -21,8 +22,10 @@ from mimaface.official import (
     read_state,
     rename,
 )
+from mimaface.stand_in_face import stand_in
 from mimaface.weights import on_meta
 from tests import recipe
+from tests.hub_stand_in import forbidden
 from tests.narrow import NARROW, SD15
 from tests.recipe import needs_golden, official_shapes
 from tests.release import save_legacy, with_old_names, write_release
@@ -166,6 +169,70 @@ def test_all_tensors_that_do_not_fit_are_named_at_once(release: Path) -> None:
         "netG_epoch_25.pth has of a wrong shape heads.0.bias (81,) instead of (80,)",
     ):
         assert part in message
+
+
+def test_a_folder_that_cannot_be_searched_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="cannot be searched: File name too long"):
+        find_official(tmp_path / ("long" * 100))
+    with forbidden(tmp_path), pytest.raises(WeightsError, match="searched: Permission denied"):
+        find_official(tmp_path)
+
+
+def test_of_several_files_the_one_that_fetch_brings_is_read(release: Path) -> None:
+    for file in OFFICIAL:
+        for path in file.paths:
+            (release / file.local(path)).parent.mkdir(parents=True, exist_ok=True)
+            (release / file.local(path)).touch()
+    found = set(vars(find_official(release)).values())
+    for file in OFFICIAL:
+        if len(file.paths) > 1:
+            assert release / file.local(file.paths[0]) in found
+
+
+@pytest.mark.filterwarnings("ignore")  # torch warns of some damage, too
+@pytest.mark.parametrize("is_legacy", [True, False], ids=["legacy", "zip"])
+def test_a_damaged_pickle_is_tensors_by_their_names_or_one_clear_error(
+    is_legacy: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "mim.pth"
+    state = {f"layers.{index}.weight": torch.full((2, 3), index) for index in range(3)}
+    torch.save(state, path, _use_new_zipfile_serialization=not is_legacy)
+    whole = path.read_bytes()
+    random = Random(0)
+    messages = []
+    for _ in range(200):
+        flipped = bytearray(whole)
+        for _ in range(random.randint(1, 4)):
+            flipped[random.randrange(len(whole))] = random.randrange(256)
+        for damaged in (whole[: random.randrange(len(whole))], flipped):
+            path.write_bytes(damaged)
+            try:
+                read = read_state(path)
+            except WeightsError as error:
+                messages.append(str(error))
+            else:
+                assert all(isinstance(name, str) for name in read)
+                assert all(isinstance(tensor, torch.Tensor) for tensor in read.values())
+    assert len(messages) > 200
+    assert all(message.startswith(str(path)) for message in messages)
+    assert all(message.isprintable() for message in messages)
+
+
+@pytest.mark.parametrize(
+    "stored", [torch.ones(2), {1: torch.ones(2)}, [torch.ones(2)], {"state_dict": [1]}, 3]
+)
+def test_tensors_without_names_are_refused(stored: object, tmp_path: Path) -> None:
+    path = tmp_path / "mim.pth"
+    torch.save(stored, path)
+    with pytest.raises(WeightsError, match="something else than tensors by their names"):
+        read_state(path)
+
+
+def test_another_network_in_the_place_of_curricularface_is_named(release: Path) -> None:
+    path = release / "models" / "ArcFace" / "CurricularFace_Backbone.pth"
+    save_legacy({"conv1.weight": torch.ones(2)}, path)
+    with pytest.raises(WeightsError, match=r"Backbone\.pth does not hold CurricularFace"):
+        read_official(release)
 
 
 def test_a_pickle_of_anything_but_tensors_is_refused(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def picture(height: int, width: int) -> Pixels:
 
 def test_clip_encoder_makes_tokens_and_an_identity() -> None:
     tokens = narrow_clip().encode(picture(64, 64), noise(1, 3, 512, 512))
-    assert tokens.patches.shape == (1 + 2 * 2, 16)
+    assert tokens.tokens.shape == (1 + 2 * 2, 16)
     assert tokens.identity.shape == (8 * 7 * 7,)
 
 
@@ -86,8 +86,8 @@ def test_clip_encoder_built_without_memory_works_once_it_is_loaded() -> None:
 
 def test_patch_encoder_makes_tokens_and_the_first_is_the_identity() -> None:
     tokens = narrow_patches().encode(picture(64, 64))
-    assert tokens.patches.shape == (1 + 4 * 4, 16)
-    assert torch.equal(tokens.identity, tokens.patches[0])
+    assert tokens.tokens.shape == (1 + 4 * 4, 16)
+    assert torch.equal(tokens.identity, tokens.tokens[0])
 
 
 def test_patch_encoder_for_the_embedded_model_is_small() -> None:
@@ -99,7 +99,7 @@ def test_patch_encoder_for_the_embedded_model_is_small() -> None:
 
 @pytest.mark.parametrize("side_px", [64, 128, 192])
 def test_patch_encoder_takes_any_multiple_of_64(side_px: int) -> None:
-    assert narrow_patches().encode(picture(side_px, side_px)).patches.shape == (17, 16)
+    assert narrow_patches().encode(picture(side_px, side_px)).tokens.shape == (17, 16)
     with pytest.raises(ValueError, match="multiples of 64"):
         narrow_patches().encode(picture(side_px, side_px + 8))
 
@@ -117,7 +117,7 @@ def test_class_token_sees_every_patch() -> None:
 def test_the_same_source_gives_the_same_tokens(build: Callable[[], SourceEncoder]) -> None:
     encoder = build()
     first, second = (encoder.encode(picture(64, 64), noise(1, 3, 256, 256)) for _ in range(2))
-    assert torch.equal(first.patches, second.patches)
+    assert torch.equal(first.tokens, second.tokens)
     assert torch.equal(first.identity, second.identity)
 
 
@@ -135,9 +135,9 @@ def test_two_sources_are_encoded_as_if_alone() -> None:
 
 def test_encoding_follows_the_type_of_the_weights() -> None:
     tokens = narrow_patches().to(torch.bfloat16).encode(picture(64, 64))
-    assert tokens.patches.dtype == torch.bfloat16
+    assert tokens.tokens.dtype == torch.bfloat16
     tokens = narrow_clip().to(torch.bfloat16).encode(picture(64, 64), noise(1, 3, 256, 256))
-    assert tokens.patches.dtype == tokens.identity.dtype == torch.bfloat16
+    assert tokens.tokens.dtype == tokens.identity.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("is_tall", [False, True])

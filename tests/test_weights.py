@@ -1,5 +1,6 @@
 """Weight files: what is written is read, and nothing else is."""
 
+import resource
 from dataclasses import replace
 from pathlib import Path
 
@@ -107,6 +108,54 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     assert load("tiny", weights=path).steps == (4, 2, 1, 0)
     with pytest.raises(WeightsError, match="holds the model tiny, not sd15"):
         load("sd15", weights=path)
+
+
+def test_the_tiny_model_fits_its_file_and_is_read_in_float32(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    written = randomize(CONFIGS["tiny"])
+    save(written, path, dtype=torch.float16)
+    assert path.stat().st_size < 16 * 2**20
+    found = read(path).state_dict()
+    for name, tensor in written.state_dict().items():
+        rounded = tensor.half().float() if tensor.is_floating_point() else tensor
+        torch.testing.assert_close(found[name], rounded, atol=0, rtol=0)
+
+
+def test_the_face_model_keeps_its_precision(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    written = randomize(NARROW)
+    save(written, path, dtype=torch.bfloat16)
+    stored = load_file(path)
+    assert stored["mia.norm.bias"].dtype == torch.bfloat16
+    found = read(path)
+    assert found.mia.norm.bias.dtype == torch.float32
+    assert found.face_model is not None
+    assert written.face_model is not None
+    for name, array in vars(written.face_model).items():
+        np.testing.assert_array_equal(getattr(found.face_model, name), array)
+
+
+def test_weights_too_large_for_a_precision_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    generator = randomize(SMALL)
+    generator.state_dict()["denoiser.unet.conv_in.bias"][0] = 1e6
+    with pytest.raises(WeightsError, match=r"unet\.conv_in\.bias in float16: choose bfloat16"):
+        save(generator, path, dtype=torch.float16)
+    assert list(tmp_path.iterdir()) == []
+    save(generator, path, dtype=torch.bfloat16)
+
+
+def test_a_disk_without_room_is_one_clear_error_and_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    generator = randomize(SMALL)
+    usual, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, most))
+    try:
+        with pytest.raises(UnwritableMediaError, match=r"weights\.safetensors cannot be written"):
+            save(generator, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (usual, most))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_is_not_there_cannot_be_written_to(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 
@@ -19,7 +18,8 @@ from mimaface.evaluation.scripted import scripted_motion
 from mimaface.motion import FaceMeshExtractor, RelativeMotion
 from mimaface.types import ClipRequest, Motion
 
-MOST_WARM_UP: Final = 10  # chunks that do not count: caches fill, code is compiled
+# Chunks that do not count: caches fill; code is compiled for the first clip and for later ones.
+LEAST_WARM_UP, MOST_WARM_UP = 2, 10
 
 
 class Stopwatch:
@@ -65,7 +65,8 @@ class Run:
         new_frames: N, frames it adds.
         stages: the median and the slow tail of each stage.
         fps: frames that one session gets per second, tracking not counted.
-        memory_mib: the most memory so far: the GPU's if there is one, else the process's.
+        memory_mib: the most of the GPU's memory in this run, or, without a GPU, the most of the
+            process since it began.
     """
 
     steps: int
@@ -100,12 +101,13 @@ def bench(
         UnsupportedStepsError: the model cannot do the steps.
     """
     model.check_steps(steps)
-    again = model.config.carried_frames if steps and model.config.ica == "overlap" else 0
+    again = model.config.overlap_frames if steps else 0
     chunk, most = frames - again, model.config.denoiser.most_frames
     if not again < frames <= most:
         raise ValueError(f"frames must be {again + 1} to {most}, found {frames}")
     appearance = encode_source(model, photo)
-    warm_up = min(MOST_WARM_UP, repeats)
+    warm_up = min(MOST_WARM_UP, repeats + LEAST_WARM_UP)
+    _start_anew(model)
     script = scripted_motion(chunk * (warm_up + repeats))
     neutral, ica = RelativeMotion(), None
     with closing(FaceMeshExtractor()) as extractor:
@@ -163,6 +165,16 @@ def device_name(model: Model) -> str:
 
 def _is_on_gpu(model: Model) -> bool:
     return model.generator is not None and model.generator.device.type == "cuda"
+
+
+def _start_anew(model: Model) -> None:
+    # Memory and compiled code of earlier runs must not count or fill up what this one has.
+    if model.generator is not None:
+        import torch
+
+        torch.compiler.reset()
+        if _is_on_gpu(model):
+            torch.cuda.reset_peak_memory_stats()
 
 
 def _finisher(model: Model) -> Callable[[], None]:
