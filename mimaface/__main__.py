@@ -1,5 +1,7 @@
 """The command line: python -m mimaface animate | track | evaluate | bench | fetch | convert.
 
+It is long because every command is put together here, and nowhere else.
+
 Tables and progress are for people; the last line on stdout is JSON, for programs. An error takes
 one line on stderr and ends with status 1.
 """
@@ -98,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
 
     added = command("bench", _bench, "time each stage on this machine")
     _add_model(added)
-    added.add_argument("--steps", type=_counts, default=[0], help="denoising steps, as 1,2,4")
+    added.add_argument("--steps", type=_counts, default="0", help="denoising steps, as 1,2,4")
     added.add_argument(
         "--frames", type=_counts, help="frames of a clip, as 4,10; else the model's own number"
     )

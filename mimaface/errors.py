@@ -2,7 +2,7 @@
 
     MimafaceError
     |-- UnreadableMediaError    a photo, video or motion file that cannot be read
-    |-- UnwritableMediaError    a video or motion file that cannot be written
+    |-- UnwritableMediaError    a video, motion or weight file that cannot be written
     |-- SourceImageError        a readable photo that cannot be a portrait
     |   |-- NoFaceError         no face in it
     |   |-- SeveralFacesError   more than one

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import io
 import logging
+import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -151,6 +152,11 @@ def load_model(config: ServerConfig) -> Model:
     weights = Path(config.weights) if config.weights else None
     model = load(config.model, size_px=config.size_px, weights=weights)
     model.check_steps(config.steps)
+    if model.generator is not None:
+        import torch
+
+        # A core stays free for tracking and encoding: torch's threads wait for the slowest one.
+        torch.set_num_threads(max((os.cpu_count() or 1) - 1, 1))
     return model
 
 

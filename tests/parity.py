@@ -93,7 +93,7 @@ def _compare(kind: str, arrays: dict[str, Any], parts: Parts) -> dict[str, Any]:
 
 def load_arrays(path: Path) -> dict[str, Any]:
     """Return the arrays of a file; its texts stay as they are."""
-    with np.load(path) as file:
+    with path.open("rb") as opened, np.load(opened) as file:
         return {
             name: str(array) if array.dtype.kind == "U" else torch.from_numpy(array)
             for name in file.files

@@ -28,10 +28,10 @@ def tiny() -> Model:
 
 
 @cache
-def narrow() -> Model:
+def narrow(precision: str = "float32") -> Model:
     """The released form, narrow and small."""
     generator = randomize(NARROW)
-    generator.place(torch.device("cpu"), torch.float32)
+    generator.place(torch.device("cpu"), getattr(torch, precision))
     return Model(config=NARROW, generator=generator)
 
 
@@ -73,6 +73,11 @@ def state_of(clip: Clip) -> ICAState:
     return clip.ica
 
 
+def difference(one: np.ndarray, other: np.ndarray) -> float:
+    """Return how far pixels or latents are apart on average."""
+    return float(np.abs(one.astype(float) - other).mean())
+
+
 @pytest.mark.parametrize("steps", [1, 2])
 def test_batched_equals_single_from_clip_to_clip(
     steps: int, model: Model, sources: list[Appearance]
@@ -109,7 +114,8 @@ def test_the_same_session_made_again_is_the_same_to_the_bit(
         np.testing.assert_array_equal(one.pixels, other.pixels)
         np.testing.assert_array_equal(state_of(one).latents, state_of(other).latents)
     other_seed = clips(model, sources[0], motion, chunk=2, steps=2, seed=6)
-    assert (state_of(once[-1]).latents != state_of(other_seed[-1]).latents).any()
+    latents = state_of(once[-1]).latents
+    assert difference(latents, state_of(other_seed[-1]).latents) > 0.3 * latents.std()
 
 
 def test_requests_of_different_shapes_share_a_call(model: Model, sources: list[Appearance]) -> None:
@@ -138,10 +144,10 @@ def test_a_clip_begins_where_the_one_before_ended(model: Model, sources: list[Ap
     assert [state_of(clip).next_frame for clip in (first, second)] == [2, 4]
     request = ClipRequest(appearance=sources[0], motion=motion[2:], steps=1)
     [without] = animate(model, [request])
-    assert (without.pixels != second.pixels).any()
+    assert difference(without.pixels, second.pixels) > 1
     brighter = replace(state_of(first), latents=state_of(first).latents + 0.5)
     [other] = animate(model, [replace(request, ica=brighter)])
-    assert (other.pixels != second.pixels).any()
+    assert difference(other.pixels, second.pixels) > 1
 
 
 def test_only_new_frames_are_decoded(
@@ -189,7 +195,8 @@ def test_identity_reaches_the_picture_of_the_released_form(portraits: list[Path]
     [clip] = animate(model, [request])
     features = replace(source.features, identity=source.features.identity + 1)
     [other] = animate(model, [replace(request, appearance=replace(source, features=features))])
-    assert (state_of(clip).latents != state_of(other).latents).any()
+    latents = state_of(clip).latents
+    assert difference(latents, state_of(other).latents) > 2e-3 * latents.std()
 
 
 def test_the_right_identity_crop_is_another_setting(portraits: list[Path]) -> None:
@@ -204,19 +211,33 @@ def test_the_right_identity_crop_is_another_setting(portraits: list[Path]) -> No
     assert np.abs(right.identity - wrong.identity).max() > 1e-3
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_half_precision_is_near_full(precision: str, portraits: list[Path]) -> None:
-    full, half = (
-        load("tiny", weights="random", size_px=64, precision=each)
-        for each in ("float32", precision)
-    )
-    motion = scripted_motion(2)
-    pictures = [
-        clips(model, encode_source(model, portraits[0]), motion, chunk=1) for model in (full, half)
-    ]
-    exact, rounded = (clip[-1].pixels.astype(int) for clip in pictures)
-    assert np.abs(exact - rounded).mean() < 1
-    assert state_of(pictures[1][-1]).latents.dtype == np.float16
+# With untrained weights, turning the head moves the pixels by 0.5 of 255, of the released form by
+# 0.35. Its autoencoder is rounded more than that in bfloat16.
+@pytest.mark.parametrize(
+    ("name", "precision", "most"),
+    [
+        ("tiny", "bfloat16", 0.08),
+        ("tiny", "float16", 0.08),
+        ("sd15", "bfloat16", 0.6),
+        ("sd15", "float16", 0.1),
+    ],
+)
+def test_half_precision_is_near_full(
+    name: str, precision: str, most: float, portraits: list[Path]
+) -> None:
+    motion = scripted_motion(21)[np.array([0, 20])]
+    pictures = []
+    for each in ("float32", precision):
+        tiny_or_narrow = (
+            load("tiny", weights="random", size_px=64, precision=each)
+            if name == "tiny"
+            else narrow(each)
+        )
+        source = encode_source(tiny_or_narrow, portraits[0])
+        pictures.append(clips(tiny_or_narrow, source, motion, chunk=1)[-1])
+    exact, rounded = pictures
+    assert difference(exact.pixels, rounded.pixels) < most
+    assert state_of(rounded).latents.dtype == np.float16
 
 
 def test_noise_is_drawn_from_seed_and_frame_alone() -> None:
@@ -245,10 +266,3 @@ def test_noise_is_drawn_from_seed_and_frame_alone() -> None:
     assert (both[0] != whole[0, :2]).all()
     assert (noise(request(6), frames=6, draw=1) != whole).all()
     assert abs(float(noise(request(6), frames=6).std()) - 1) < 0.2
-
-
-def test_the_tiny_model_fits_its_file() -> None:
-    generator = tiny().generator
-    assert generator is not None
-    count = sum(parameter.numel() for parameter in generator.parameters())
-    assert 2 * count < 16 * 2**20, "in half precision, under 16 MiB"
