@@ -97,7 +97,8 @@ class ClipEncoderConfig:
     """CLIP's vision tower and CurricularFace: the source as the official weights see it.
 
     Attributes:
-        width, layers, heads, patch_px, image_px: of the vision tower.
+        width, layers, heads, patch_px, image_px: of the vision tower, which makes a class token
+            and one for each patch; its feed-forward layers are four times wider.
         identity_widths, identity_depths: of the four stages of CurricularFace.
         identity_crop_px: side of the aligned picture. The official weights were trained with 512,
             which shows CurricularFace a half-size face in a corner; 256 shows it as it was meant.
@@ -122,9 +123,21 @@ class ClipEncoderConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PatchEncoderConfig:
-    """The small source encoder: 8x8 patch tokens and a class token of this width."""
+    """The small source encoder: convolutions down to a grid of patches, then a transformer.
 
+    Attributes:
+        channels: of the convolutions before the last one; each halves the picture.
+        width: D' of the tokens.
+        grid: patches along a side, so that there are 1 + grid^2 tokens.
+        layers: of the transformer.
+        heads: of each attention.
+    """
+
+    channels: tuple[int, ...]
     width: int
+    grid: int
+    layers: int
+    heads: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -309,7 +322,7 @@ CONFIGS: Final[Mapping[str, ModelConfig]] = {
             most_frames=16,
         ),
         mia=MIAConfig(form="paper", width=128, layers=2, heads=4, expression=EXPRESSION),
-        encoder=PatchEncoderConfig(width=128),
+        encoder=PatchEncoderConfig(channels=(24, 48, 96), width=128, grid=8, layers=2, heads=4),
         autoencoder=AutoencoderConfig(kind="unshuffle", channels=48, factor=4),
     ),
     "sd15": ModelConfig(

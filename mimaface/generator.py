@@ -62,39 +62,22 @@ class Generator(nn.Module):
         self.regressor: CoefficientRegressor | None = None
         self.encoder: ClipIdentityEncoder | PatchEncoder
         self.mia: ReleasedMIA | PaperMIA
-        encoder, mia = config.encoder, config.mia
+        encoder = config.encoder
         if isinstance(encoder, ClipEncoderConfig):
             self.regressor = CoefficientRegressor(width=encoder.regressor_width)
-            self.encoder = ClipIdentityEncoder(
-                width=encoder.width,
-                layers=encoder.layers,
-                heads=encoder.heads,
-                image_px=encoder.image_px,
-                patch_px=encoder.patch_px,
-                identity_widths=encoder.identity_widths,
-                identity_depths=encoder.identity_depths,
-            )
+            self.encoder = ClipIdentityEncoder(encoder)
             self.mia = ReleasedMIA(
-                width=mia.width,
-                layers=mia.layers,
-                heads=mia.heads,
-                expression=mia.expression,
+                config.mia,
                 source_width=encoder.width,
                 identity_features=encoder.identity_features,
             )
         else:
-            self.encoder = PatchEncoder(width=encoder.width)
-            self.mia = PaperMIA(
-                width=mia.width,
-                layers=mia.layers,
-                heads=mia.heads,
-                expression=mia.expression,
-                source_width=encoder.width,
-            )
+            self.encoder = PatchEncoder(encoder)
+            self.mia = PaperMIA(config.mia, source_width=encoder.width)
         self.denoiser = Denoiser(
             config.denoiser,
             channels=config.autoencoder.channels,
-            context_width=mia.width,
+            context_width=config.mia.width,
             attention=attention,
         )
         self.autoencoder = build_autoencoder(config.autoencoder)

@@ -13,6 +13,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mimaface.config import MIAConfig
 from mimaface.types import GAZE, ROTATION, TRANSLATION, signal_sizes
 
 TEXTURE, LIGHTING = 80, 27  # coefficients of the source on the official face model
@@ -21,22 +22,13 @@ TEXTURE, LIGHTING = 80, 27  # coefficients of the source on the official face mo
 class ReleasedMIA(nn.Module):
     """The checkpoints' form: 7 signal tokens, then the 257 CLIP tokens."""
 
-    def __init__(
-        self,
-        *,
-        width: int,
-        layers: int,
-        heads: int,
-        expression: int,
-        source_width: int,
-        identity_features: int,
-    ) -> None:
-        """Build it without weights; `mimaface.config` explains the numbers."""
+    def __init__(self, config: MIAConfig, *, source_width: int, identity_features: int) -> None:
+        """Build it without weights, for source tokens [.., D'] and identities [.., I]."""
         super().__init__()
         features = {
             "identity": identity_features,
             "gaze": GAZE,
-            "expression": expression,
+            "expression": config.expression,
             "texture": TEXTURE,
             "lighting": LIGHTING,
             "rotation": ROTATION,
@@ -44,11 +36,13 @@ class ReleasedMIA(nn.Module):
             "source": source_width,
         }
         self.project = nn.ModuleDict(
-            {name: nn.Linear(count, width) for name, count in features.items()}
+            {name: nn.Linear(count, config.width) for name, count in features.items()}
         )
-        self.blocks = nn.ModuleList(ReleasedBlock(width, heads) for _ in range(layers))
-        self.norm = nn.LayerNorm(width)
-        self._signal_sizes = signal_sizes(expression)
+        self.blocks = nn.ModuleList(
+            ReleasedBlock(config.width, config.heads) for _ in range(config.layers)
+        )
+        self.norm = nn.LayerNorm(config.width)
+        self._signal_sizes = signal_sizes(config.expression)
 
     def forward(
         self, source: Tensor, identity: Tensor, coefficients: Tensor, signals: Tensor
@@ -125,25 +119,23 @@ class ReleasedBlock(nn.Module):
 class PaperMIA(nn.Module):
     """The paper's form: the class token passes, the patch tokens attend to the motion."""
 
-    def __init__(
-        self, *, width: int, layers: int, heads: int, expression: int, source_width: int
-    ) -> None:
-        """Build it without weights; `mimaface.config` explains the numbers."""
+    def __init__(self, config: MIAConfig, *, source_width: int) -> None:
+        """Build it without weights, for source tokens [.., D']."""
         super().__init__()
-        features = {"expression": expression, "pose": ROTATION + TRANSLATION, "gaze": GAZE}
+        features = {"expression": config.expression, "pose": ROTATION + TRANSLATION, "gaze": GAZE}
         self.project = nn.ModuleDict(
             {name: nn.Linear(count, source_width) for name, count in features.items()}
         )
         self.modulations = nn.ModuleList(
-            MotionModulation(source_width, heads) for _ in range(layers)
+            MotionModulation(source_width, config.heads) for _ in range(config.layers)
         )
         self.adapter = nn.Sequential(
             nn.LayerNorm(source_width),
-            nn.Linear(source_width, 2 * width),
+            nn.Linear(source_width, 2 * config.width),
             nn.GELU(),
-            nn.Linear(2 * width, width),
+            nn.Linear(2 * config.width, config.width),
         )
-        self._signal_sizes = signal_sizes(expression)
+        self._signal_sizes = signal_sizes(config.expression)
 
     def forward(
         self, source: Tensor, identity: Tensor, coefficients: Tensor, signals: Tensor

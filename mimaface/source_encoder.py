@@ -8,6 +8,7 @@ or aligned, nor which tokens the denoiser makes of theirs.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final, Protocol
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
+from mimaface.config import ClipEncoderConfig, PatchEncoderConfig
 from mimaface.identity import CurricularFace, crop_112
 from mimaface.types import Pixels
 
@@ -53,46 +55,27 @@ class SourceEncoder(Protocol):
 
 
 class ClipIdentityEncoder(nn.Module):
-    """CLIP's patch tokens and CurricularFace's deep features.
+    """CLIP's patch tokens and CurricularFace's deep features."""
 
-    Args:
-        width: width D of the tokens; the feed-forward layers are four times wider.
-        layers: transformer layers.
-        heads: attention heads.
-        image_px: side of the picture CLIP sees.
-        patch_px: side of a patch, so that L = 1 + (image_px / patch_px)^2.
-        identity_widths: channels of CurricularFace's stages.
-        identity_depths: blocks of CurricularFace's stages.
-    """
-
-    def __init__(
-        self,
-        *,
-        width: int = 1024,
-        layers: int = 24,
-        heads: int = 16,
-        image_px: int = 224,
-        patch_px: int = 14,
-        identity_widths: tuple[int, ...] = (64, 128, 256, 512),
-        identity_depths: tuple[int, ...] = (3, 13, 30, 3),
-    ) -> None:
+    def __init__(self, config: ClipEncoderConfig) -> None:
+        """Build it without weights."""
         super().__init__()
-        self.image_px = image_px
+        self._image_px = config.image_px
         self.clip = CLIPVisionModel(
             CLIPVisionConfig(
-                hidden_size=width,
-                intermediate_size=4 * width,
-                num_hidden_layers=layers,
-                num_attention_heads=heads,
-                image_size=image_px,
-                patch_size=patch_px,
+                hidden_size=config.width,
+                intermediate_size=4 * config.width,
+                num_hidden_layers=config.layers,
+                num_attention_heads=config.heads,
+                image_size=config.image_px,
+                patch_size=config.patch_px,
                 hidden_act="quick_gelu",
             )
         )
         # These are no weights, so nothing would fill them in a module built on the meta device.
         embeddings = self.clip.embeddings
         embeddings.position_ids = torch.arange(embeddings.num_positions, device="cpu")[None]
-        self.identity = CurricularFace(widths=identity_widths, depths=identity_depths)
+        self.identity = CurricularFace(widths=config.identity_widths, depths=config.identity_depths)
 
     def forward(self, pixels: Tensor, aligned: Tensor) -> tuple[Tensor, Tensor]:
         """Return tokens [B, L, D] and identities [B, I].
@@ -111,7 +94,7 @@ class ClipIdentityEncoder(nn.Module):
         if aligned is None:
             raise ValueError("the identity network needs the aligned picture, found None")
         some = next(self.parameters())  # for its device and dtype
-        pixels = clip_pixels(source, image_px=self.image_px)
+        pixels = clip_pixels(source, image_px=self._image_px)
         tokens, identity = self(pixels.to(some), aligned.to(some))
         return SourceTokens(tokens=tokens[0], identity=identity[0])
 
@@ -120,46 +103,32 @@ class PatchEncoder(nn.Module):
     """A small encoder: convolutions down to a grid of patches, then a transformer.
 
     Norms directly follow convolutions, so they fold into them. The class token is the identity.
-
-    Args:
-        channels: of the convolutions before the last one; each halves the picture.
-        width: width D of the tokens.
-        grid: side of the grid of patches, so that L = 1 + grid^2.
-        layers: transformer layers.
-        heads: attention heads.
     """
 
-    def __init__(
-        self,
-        *,
-        channels: tuple[int, ...] = (24, 48, 96),
-        width: int = 128,
-        grid: int = 8,
-        layers: int = 2,
-        heads: int = 4,
-    ) -> None:
+    def __init__(self, config: PatchEncoderConfig) -> None:
+        """Build it without weights."""
         super().__init__()
-        self.grid = grid
+        self._grid, width = config.grid, config.width
         self.convolutions = nn.Sequential()
-        for width_in, width_out in zip((3, *channels), (*channels, width), strict=True):
+        for width_in, width_out in pairwise((3, *config.channels, width)):
             self.convolutions.append(nn.Conv2d(width_in, width_out, 3, 2, padding=1, bias=False))
             self.convolutions.append(nn.BatchNorm2d(width_out))
             self.convolutions.append(nn.SiLU())
         self.class_token = nn.Parameter(torch.zeros(1, width))
-        self.positions = nn.Parameter(torch.zeros(1 + grid**2, width))
+        self.positions = nn.Parameter(torch.zeros(1 + config.grid**2, width))
         nn.init.normal_(self.class_token, std=0.02)
         nn.init.normal_(self.positions, std=0.02)
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(
-                width, heads, 2 * width, 0.0, "gelu", batch_first=True, norm_first=True
+                width, config.heads, 2 * width, 0.0, "gelu", batch_first=True, norm_first=True
             )
-            for _ in range(layers)
+            for _ in range(config.layers)
         )
         self.norm = nn.LayerNorm(width)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return tokens [B, L, D], class token first, of images [B, 3, H, W] in [-1, 1]."""
-        cells = adaptive_avg_pool2d(self.convolutions(images), self.grid)
+        cells = adaptive_avg_pool2d(self.convolutions(images), self._grid)
         patches = rearrange(cells, "b d h w -> b (h w) d")
         class_tokens = repeat(self.class_token, "l d -> b l d", b=len(images))
         tokens = torch.cat([class_tokens, patches], dim=1) + self.positions

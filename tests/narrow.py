@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mimaface.animate import Model
 from mimaface.config import AutoencoderConfig, ClipEncoderConfig
 from mimaface.types import Reals
+from mimaface.weights import randomize
 from tests.parity import KINDS, SD15, Parts
 
 assert isinstance(SD15.encoder, ClipEncoderConfig)
@@ -47,6 +50,14 @@ NEAR: Final = 1e-4  # of an output's spread; kernels of convolutions differ by 1
 def narrow_parts() -> Parts:
     """Return the parts, not yet built."""
     return Parts(NARROW, lively=True)
+
+
+@cache
+def narrow_model(precision: Literal["float32", "bfloat16", "float16"] = "float32") -> Model:
+    """Return the whole model, never trained."""
+    generator = randomize(NARROW)
+    generator.place(torch.device("cpu"), getattr(torch, precision))
+    return Model(config=NARROW, generator=generator)
 
 
 def inputs(kind: str) -> dict[str, Any]:

@@ -91,12 +91,8 @@ class Parts:
     @cached_property
     def mia(self) -> ReleasedMIA:
         """The released modulation."""
-        shape = self.config.mia
         built = ReleasedMIA(
-            width=shape.width,
-            layers=shape.layers,
-            heads=shape.heads,
-            expression=shape.expression,
+            self.config.mia,
             source_width=self.encoder.width,
             identity_features=self.encoder.identity_features,
         )
@@ -106,16 +102,7 @@ class Parts:
     @cached_property
     def clip(self) -> nn.Module:
         """CLIP's vision tower."""
-        shape = self.encoder
-        encoder = self._on_meta(
-            lambda: ClipIdentityEncoder(
-                width=shape.width,
-                layers=shape.layers,
-                heads=shape.heads,
-                image_px=shape.image_px,
-                patch_px=shape.patch_px,
-            )
-        )
+        encoder = self._on_meta(lambda: ClipIdentityEncoder(self.encoder))
         self._load(encoder.clip, to_official=recipe.CLIP, from_official=CLIP_NAMES)
         clip: nn.Module = encoder.clip
         return clip

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mimaface.config import CONFIGS, PatchEncoderConfig, Sampling, from_json, to_json
+from mimaface.config import CONFIGS, Sampling, from_json, to_json
 from mimaface.weights import on_meta
 
 SD15, TINY = CONFIGS["sd15"], CONFIGS["tiny"]
@@ -62,7 +62,7 @@ def test_a_walk_starts_at_a_noise_level_of_training(timestep: int) -> None:
         ({"carried_frames": 0}, "carried_frames .* found 0"),
         ({"ica": "hold"}, "hold carries one frame, found carried_frames 3"),
         ({"new_frames": 30}, "at most 32 frames, found 33"),
-        ({"encoder": PatchEncoderConfig(width=128)}, "found released with PatchEncoderConfig"),
+        ({"encoder": TINY.encoder}, "found released with PatchEncoderConfig"),
         ({"mia": TINY.mia}, "found paper with ClipEncoderConfig"),
         ({"condition": "mesh"}, "found released with mesh"),
         ({"size_px": 0}, "found 0"),

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from mimaface.animate import Model, animate, encode_source, load
+from mimaface.animate import Model, Precision, animate, encode_source, load
 from mimaface.errors import UnsupportedStepsError
 from mimaface.evaluation.scripted import scripted_motion
 from mimaface.generator import draw_noise
 from mimaface.render import render
 from mimaface.types import Appearance, Clip, ClipRequest, ICAState, Motion
 from mimaface.weights import randomize
-from tests.narrow import NARROW
+from tests.narrow import NARROW, narrow_model
 
 NEAR = 1e-5  # of latents: kernels of convolutions and products differ with the size of the batch
 
@@ -27,15 +27,7 @@ def tiny() -> Model:
     return load("tiny", weights="random")
 
 
-@cache
-def narrow(precision: str = "float32") -> Model:
-    """The released form, narrow and small."""
-    generator = randomize(NARROW)
-    generator.place(torch.device("cpu"), getattr(torch, precision))
-    return Model(config=NARROW, generator=generator)
-
-
-@pytest.fixture(scope="module", params=[tiny, narrow], ids=["tiny", "sd15"])
+@pytest.fixture(scope="module", params=[tiny, narrow_model], ids=["tiny", "sd15"])
 def model(request: pytest.FixtureRequest) -> Model:
     return request.param()
 
@@ -188,7 +180,7 @@ def test_every_number_of_steps_that_is_offered_works(
 
 
 def test_identity_reaches_the_picture_of_the_released_form(portraits: list[Path]) -> None:
-    model = narrow()
+    model = narrow_model()
     source = encode_source(model, portraits[0])
     assert source.features is not None
     request = ClipRequest(appearance=source, motion=scripted_motion(1), steps=1)
@@ -204,7 +196,7 @@ def test_the_right_identity_crop_is_another_setting(portraits: list[Path]) -> No
     generator = randomize(config)
     generator.place(torch.device("cpu"), torch.float32)
     right = encode_source(Model(config=config, generator=generator), portraits[0]).features
-    wrong = encode_source(narrow(), portraits[0]).features
+    wrong = encode_source(narrow_model(), portraits[0]).features
     assert right is not None
     assert wrong is not None
     np.testing.assert_allclose(right.tokens, wrong.tokens)
@@ -223,19 +215,18 @@ def test_the_right_identity_crop_is_another_setting(portraits: list[Path]) -> No
     ],
 )
 def test_half_precision_is_near_full(
-    name: str, precision: str, most: float, portraits: list[Path]
+    name: str, precision: Precision, most: float, portraits: list[Path]
 ) -> None:
-    motion = scripted_motion(21)[np.array([0, 20])]
-    pictures = []
-    for each in ("float32", precision):
-        tiny_or_narrow = (
-            load("tiny", weights="random", size_px=64, precision=each)
+    def last_clip(precision: Precision) -> Clip:
+        model = (
+            load("tiny", weights="random", size_px=64, precision=precision)
             if name == "tiny"
-            else narrow(each)
+            else narrow_model(precision)
         )
-        source = encode_source(tiny_or_narrow, portraits[0])
-        pictures.append(clips(tiny_or_narrow, source, motion, chunk=1)[-1])
-    exact, rounded = pictures
+        motion = scripted_motion(21)[np.array([0, 20])]
+        return clips(model, encode_source(model, portraits[0]), motion, chunk=1)[-1]
+
+    exact, rounded = last_clip("float32"), last_clip(precision)
     assert difference(exact.pixels, rounded.pixels) < most
     assert state_of(rounded).latents.dtype == np.float16
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mimaface.config import MIAConfig
 from mimaface.mia import PaperMIA, ReleasedMIA
 
 SESSIONS, FRAMES, PATCHES = 2, 3, 256
@@ -66,23 +67,18 @@ def moved(each: Inputs, name: str, *, session: int = 0, frame: int | None = None
 def released(*, layers: int = 2) -> ReleasedMIA:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        mia = ReleasedMIA(
-            width=WIDTH,
-            layers=layers,
-            heads=2,
-            expression=EXPRESSION,
-            source_width=SOURCE,
-            identity_features=IDENTITY,
+        config = MIAConfig(
+            form="released", width=WIDTH, layers=layers, heads=2, expression=EXPRESSION
         )
+        mia = ReleasedMIA(config, source_width=SOURCE, identity_features=IDENTITY)
     return mia.eval().requires_grad_(requires_grad=False)
 
 
 def paper(*, layers: int = 2) -> PaperMIA:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        mia = PaperMIA(
-            width=WIDTH, layers=layers, heads=2, expression=EXPRESSION, source_width=SOURCE
-        )
+        config = MIAConfig(form="paper", width=WIDTH, layers=layers, heads=2, expression=EXPRESSION)
+        mia = PaperMIA(config, source_width=SOURCE)
     return mia.eval().requires_grad_(requires_grad=False)
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mimaface.config import CONFIGS, ClipEncoderConfig, PatchEncoderConfig
 from mimaface.source_encoder import (
     CLIP_MEAN,
     CLIP_STD,
@@ -18,23 +19,27 @@ from mimaface.source_encoder import (
 from mimaface.types import Pixels
 from tests.recipe import load
 
+NARROW_CLIP = ClipEncoderConfig(
+    width=16,
+    layers=2,
+    heads=2,
+    image_px=28,
+    patch_px=14,
+    identity_widths=(4, 4, 8, 8),
+    identity_depths=(1, 1, 1, 1),
+    identity_crop_px=256,
+    regressor_width=4,
+)
+
 
 def narrow_clip() -> ClipIdentityEncoder:
-    encoder = ClipIdentityEncoder(
-        width=16,
-        layers=2,
-        heads=2,
-        image_px=28,
-        patch_px=14,
-        identity_widths=(4, 4, 8, 8),
-        identity_depths=(1, 1, 1, 1),
-    )
+    encoder = ClipIdentityEncoder(NARROW_CLIP)
     load(encoder, bnstats=True)
     return encoder
 
 
 def narrow_patches() -> PatchEncoder:
-    encoder = PatchEncoder(channels=(4, 8), width=16, grid=4, layers=1, heads=2)
+    encoder = PatchEncoder(PatchEncoderConfig(channels=(4, 8), width=16, grid=4, layers=1, heads=2))
     load(encoder, bnstats=True)
     return encoder
 
@@ -76,9 +81,7 @@ def test_clip_encoder_needs_the_aligned_picture() -> None:
 
 def test_clip_encoder_built_without_memory_works_once_it_is_loaded() -> None:
     with torch.device("meta"):
-        encoder = ClipIdentityEncoder(
-            width=16, layers=2, heads=2, image_px=28, identity_widths=(4,) * 4
-        )
+        encoder = ClipIdentityEncoder(NARROW_CLIP)
     clip = encoder.clip
     load(clip)
     assert clip(noise(1, 3, 28, 28)).last_hidden_state.isfinite().all()
@@ -91,7 +94,9 @@ def test_patch_encoder_makes_tokens_and_the_first_is_the_identity() -> None:
 
 
 def test_patch_encoder_for_the_embedded_model_is_small() -> None:
-    encoder = PatchEncoder().eval()
+    config = CONFIGS["tiny"].encoder
+    assert isinstance(config, PatchEncoderConfig)
+    encoder = PatchEncoder(config).eval()
     assert 0.4e6 < sum(parameter.numel() for parameter in encoder.parameters()) < 0.6e6
     with torch.inference_mode():
         assert encoder(noise(1, 3, 256, 256)).shape == (1, 1 + 8 * 8, 128)
