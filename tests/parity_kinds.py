@@ -427,10 +427,8 @@ def _best(names: list[str], *, liked: tuple[str, ...] = (), disliked: tuple[str,
         raise KeyError("coefficients, matrices or pictures")
 
     def rank(name: str) -> list[bool]:
-        return [
-            *(not _is_called(each, name) for each in liked),
-            *(_is_called(each, name) for each in disliked),
-        ]
+        lacks = [not _is_called(each, name) for each in liked]
+        return lacks + [_is_called(each, name) for each in disliked]
 
     return min(names, key=rank)
 
