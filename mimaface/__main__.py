@@ -1,7 +1,5 @@
 """The command line: python -m mimaface animate | track | evaluate | bench | fetch | convert.
 
-It is long because every command is put together here, and nowhere else.
-
 Tables and progress are for people; the last line on stdout is JSON, for programs. An error takes
 one line on stderr and ends with status 1.
 """
@@ -14,14 +12,13 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryFile
 from time import perf_counter
 from typing import Any, Final, TypeVar
 
-import cv2
 import numpy as np
 from rich.console import Console
 from rich.progress import track as with_progress
@@ -31,19 +28,18 @@ import mimaface
 from mimaface.animate import Model, animate, encode_source, load
 from mimaface.appearance import paste_back
 from mimaface.config import AUTOENCODERS, CONFIGS
-from mimaface.errors import MimafaceError, UnreadableMediaError, UnwritableMediaError
+from mimaface.driving import mean_fps, open_driver
+from mimaface.errors import MimafaceError, UnwritableMediaError
 from mimaface.evaluation.bench import Run, Stopwatch, bench, device_name, machine
 from mimaface.evaluation.evaluate import FACE_SHARE_TARGET, Evaluation, evaluate
-from mimaface.motion import FaceMeshExtractor, relative_ahead
+from mimaface.motion import FaceMeshExtractor
 from mimaface.native_logs import hide_native_logs
 from mimaface.photo import built_in_portraits, read_photo
-from mimaface.types import ClipRequest, Motion, Pixels
-from mimaface.video import USUAL_FPS, VideoReader, naming_errors, whole_file, write_video
+from mimaface.types import ClipRequest, Motion
+from mimaface.video import VideoReader, naming_errors, whole_file, write_video
 
 SIZES: Final = (256, 512)
 
-# A frame of motion, and the driver's picture where it is to be shown.
-Driving = Iterator[tuple[Motion, Pixels | None]]
 Item = TypeVar("Item")
 
 
@@ -194,7 +190,12 @@ def _animate(args: argparse.Namespace) -> dict[str, Any]:
             photo = read_photo(args.source)
             appearance = encode_source(model, photo)
         size = model.config.size_px
-        driver = _open_driver(args, stack, stopwatch, size_px=size)
+        driver = open_driver(
+            args.driving,
+            stack,
+            stage=stopwatch.stage,
+            box_px=size if args.side_by_side else None,
+        )
         width, height = size * (2 if args.side_by_side else 1), size
         if args.paste_back:
             # H.264 halves the colour's resolution: sides must be even.
@@ -246,57 +247,6 @@ def _animate(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Driver:
-    frames: Driving
-    fps: float
-    expected_frames: int | None
-    video: VideoReader | None
-
-
-def _open_driver(
-    args: argparse.Namespace, stack: ExitStack, stopwatch: Stopwatch, *, size_px: int
-) -> _Driver:
-    if args.driving.suffix != ".npz":
-        video = stack.enter_context(VideoReader(args.driving))
-        filmed = _filmed(video, stopwatch, box_px=size_px if args.side_by_side else None)
-        frames, fps, expected = relative_ahead(filmed), video.fps, video.expected_frames
-        return _Driver(frames=frames, fps=fps, expected_frames=expected, video=video)
-    motion = Motion.load(args.driving)
-    if not len(motion):
-        raise UnreadableMediaError(f"{args.driving} holds no frames")
-    recorded: Driving = ((motion[index : index + 1], None) for index in range(len(motion)))
-    frames = recorded if motion.is_relative else relative_ahead(recorded)
-    return _Driver(frames=frames, fps=_fps(motion), expected_frames=len(motion), video=None)
-
-
-def _filmed(video: VideoReader, stopwatch: Stopwatch, *, box_px: int | None) -> Driving:
-    """Yield absolute motion, and the driver's picture if it is to be shown."""
-    pictures = iter(video)
-    with closing(FaceMeshExtractor()) as extractor:
-        while True:
-            with stopwatch.stage("read"):
-                frame = next(pictures, None)
-            if frame is None:
-                return
-            time_s, rgb = frame
-            with stopwatch.stage("extract"):
-                motion = extractor.extract(time_s, rgb)
-            yield motion, _letterboxed(rgb, box_px) if box_px else None
-
-
-def _letterboxed(picture: Pixels, size_px: int) -> Pixels:
-    height, width = picture.shape[:2]
-    scale = size_px / max(height, width)
-    fitted = max(round(width * scale), 1), max(round(height * scale), 1)
-    left, top = ((size_px - side) // 2 for side in fitted)
-    box = np.zeros((size_px, size_px, 3), np.uint8)
-    box[top : top + fitted[1], left : left + fitted[0]] = cv2.resize(
-        picture, fitted, interpolation=cv2.INTER_AREA
-    )
-    return box
-
-
 def _track(args: argparse.Namespace) -> dict[str, Any]:
     with whole_file(args.output) as partial:
         motion, notes = _tracked(args.driving)
@@ -304,7 +254,7 @@ def _track(args: argparse.Namespace) -> dict[str, Any]:
             motion.save(partial)
     return {
         "frames": len(motion),
-        "fps": round(_fps(motion), 3),
+        "fps": round(mean_fps(motion), 3),
         "frames_without_face": int((~motion.valid).sum()),
         "output": str(args.output),
         "notes": notes,
@@ -477,12 +427,6 @@ def _check_output(path: Path) -> None:
         if path.is_dir():
             raise UnwritableMediaError(f"{path} is a folder: name a file")
         TemporaryFile(dir=path.parent).close()
-
-
-def _fps(motion: Motion) -> float:
-    if len(motion) < 2:
-        return USUAL_FPS
-    return float((len(motion) - 1) / (motion.time_s[-1] - motion.time_s[0]))
 
 
 def _progress(items: Iterator[Item], about: str, expected: int | None) -> Iterator[Item]:
