@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from mimaface.appearance import encode_photo
-from mimaface.config import AUTOENCODERS, CONFIGS, ModelConfig
+from mimaface.config import AUTOENCODERS, CONFIGS, AttentionKernel, Decoder, ModelConfig
 from mimaface.errors import UnsupportedStepsError, WeightsError
 from mimaface.render import render
 from mimaface.types import Appearance, Clip, ClipRequest, Pixels, SourceFeatures, Stage
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
-Attention = Literal["sdpa", "xformers"]
-Decoder = Literal["kl", "taesd"]
 
 
 def unwatched(_name: str) -> AbstractContextManager[None]:
@@ -63,7 +61,7 @@ def load(
     weights: Path | Literal["random"] | None = None,
     device: Device = "auto",
     precision: Precision = "auto",
-    attention: Attention = "sdpa",
+    attention: AttentionKernel = "sdpa",
     decoder: Decoder | None = None,
 ) -> Model:
     """Load a model.
@@ -86,7 +84,7 @@ def load(
     _check_choice("model", name, tuple(CONFIGS))
     _check_choice("device", device, get_args(Device))
     _check_choice("precision", precision, get_args(Precision))
-    _check_choice("attention", attention, get_args(Attention))
+    _check_choice("attention", attention, get_args(AttentionKernel))
     config = _resized(CONFIGS[name], size_px)
     if decoder is not None:
         _check_choice("decoder", decoder, tuple(AUTOENCODERS))

@@ -1,7 +1,7 @@
 """Between pictures and latents: Stable Diffusion's KL autoencoder, TAESD, or pixels rearranged.
 
-Latents are what the denoiser works on, of about unit variance. This is the only file that knows a
-scaling factor; nothing here clamps what it decodes.
+Latents are what the denoiser works on. This is the only file that knows a scaling factor; nothing
+here clamps what it decodes.
 """
 
 from __future__ import annotations

@@ -205,7 +205,7 @@ def make_source(model: BfmModel, *, identity: Reals, texture: Reals, lighting: R
     """Make the face model one person by coefficients [80], [80] and [27]."""
     return BfmSource(
         shape=blend(model.mean_shape, model.identity_basis, _singles(identity)),
-        texture=skin(model, texture),
+        texture=blend(model.mean_texture, model.texture_basis, _singles(texture)),
         bands=light_bands(lighting),
     )
 
@@ -247,17 +247,6 @@ def render(
     return np.clip(picture, 0, 255, out=picture), index >= 0
 
 
-def shape(model: BfmModel, identity: Reals, expression: Reals) -> Floats:
-    """Return the shape [V, 3] of coefficients [80] and [64], in model space, not yet turned."""
-    person = blend(model.mean_shape, model.identity_basis, _singles(identity))
-    return np.asarray(blend(person, model.expression_basis, _singles(expression)))
-
-
-def skin(model: BfmModel, texture: Reals) -> Floats:
-    """Return the colours [V, 3] of texture coefficients [80] before any light, 0 to 255."""
-    return np.asarray(blend(model.mean_texture, model.texture_basis, _singles(texture)))
-
-
 def row_rotation(angles: Reals) -> NDArray[np.float64]:
     """Return the rotation [3, 3] for points in rows, of angles [3] around x, y and z.
 
@@ -284,11 +273,6 @@ def light_bands(lighting: Reals) -> Floats:
     bands = np.asarray(lighting, np.float32).reshape(3, len(HARMONICS)).T.copy()
     bands[0] += AMBIENT
     return bands * np.array(HARMONICS, np.float32)[:, None]
-
-
-def lit(colours: Floats, normals: Floats, lighting: Reals) -> Floats:
-    """Return colours [V, 3] under a light [27]; they may leave 0 to 255."""
-    return np.asarray(illuminate(colours, normals, light_bands(lighting)))
 
 
 def project(points: Reals, *, size_px: int = SIZE_PX, focal_px: float = FOCAL_PX) -> Floats:

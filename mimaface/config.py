@@ -10,6 +10,11 @@ from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
 
 from mimaface.types import EXPRESSION
 
+AttentionKernel = Literal["sdpa", "xformers"]
+Decoder = Literal["kl", "taesd"]
+ICAForm = Literal["overlap", "hold"]
+Prediction = Literal["epsilon", "sample"]
+
 TRAIN_TIMESTEPS: Final = 1000  # noise levels in training, the last one all but pure noise
 
 
@@ -211,9 +216,9 @@ class ModelConfig:
     framing: Framing
     new_frames: int
     carried_frames: int
-    ica: Literal["overlap", "hold"]
+    ica: ICAForm
     condition: Literal["mesh", "bfm"]
-    prediction: Literal["epsilon", "sample"]
+    prediction: Prediction
     samplings: Mapping[int, Sampling]
     denoiser: DenoiserConfig
     mia: MIAConfig

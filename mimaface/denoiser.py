@@ -8,6 +8,7 @@ clip can change and sessions share a batch without touching each other.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final, Literal
 
 import torch
@@ -17,7 +18,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mimaface.config import DenoiserConfig
+from mimaface.config import AttentionKernel, DenoiserConfig
 
 # CUDA's fused attention kernels put the batch on a grid axis of at most 65,535 blocks
 # (pytorch issue 142228). Temporal attention has a row per latent cell, 4,096 per session of
@@ -30,10 +31,7 @@ class PerFrameGroupNorm(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the normalised input, of its shape."""
-        if x.ndim == 4:
-            return super().forward(x)
-        frames = rearrange(x, "b c f h w -> (b f) c h w")
-        return rearrange(super().forward(frames), "(b f) c h w -> b c f h w", b=len(x))
+        return _with_frames_in_batch(super().forward, x)
 
 
 class ClipBatchNorm(nn.BatchNorm2d):
@@ -41,10 +39,7 @@ class ClipBatchNorm(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the normalised input, of its shape."""
-        if x.ndim == 4:
-            return super().forward(x)
-        frames = rearrange(x, "b c f h w -> (b f) c h w")
-        return rearrange(super().forward(frames), "(b f) c h w -> b c f h w", b=len(x))
+        return _with_frames_in_batch(super().forward, x)
 
 
 class TemporalAttention:
@@ -88,7 +83,7 @@ class Denoiser(nn.Module):
         *,
         channels: int,
         context_width: int,
-        attention: Literal["sdpa", "xformers"] = "sdpa",
+        attention: AttentionKernel = "sdpa",
     ) -> None:
         """Build it without weights.
 
@@ -182,13 +177,20 @@ def predict(
     return without + guidance * (with_tokens - without)
 
 
+def _with_frames_in_batch(norm: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    if x.ndim == 4:
+        return norm(x)
+    frames = rearrange(x, "b c f h w -> (b f) c h w")
+    return rearrange(norm(frames), "(b f) c h w -> b c f h w", b=len(x))
+
+
 def _per_frame(norm: nn.GroupNorm, kind: Literal["group", "batch"]) -> nn.Module:
     if kind == "batch":
         return ClipBatchNorm(norm.num_channels)
     return PerFrameGroupNorm(norm.num_groups, norm.num_channels, eps=norm.eps)
 
 
-def _spatial(attention: Literal["sdpa", "xformers"]) -> Any:
+def _spatial(attention: AttentionKernel) -> Any:
     if attention == "sdpa":
         return AttnProcessor2_0()
     from diffusers.models.attention_processor import XFormersAttnProcessor

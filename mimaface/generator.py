@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from mimaface.autoencoder import KL, TAESD, PixelUnshuffle
 from mimaface.bfm import BfmModel
 from mimaface.condition import face_condition, mesh_condition, read_face, to_images
-from mimaface.config import AutoencoderConfig, ClipEncoderConfig, ModelConfig
+from mimaface.config import AttentionKernel, AutoencoderConfig, ClipEncoderConfig, ModelConfig
 from mimaface.d3dfr import CoefficientRegressor
 from mimaface.denoiser import Denoiser, predict
 from mimaface.ica import carry, warm_start
@@ -52,9 +52,7 @@ class Generator(nn.Module):
         face_model: the official face model, where the condition is its render.
     """
 
-    def __init__(
-        self, config: ModelConfig, *, attention: Literal["sdpa", "xformers"] = "sdpa"
-    ) -> None:
+    def __init__(self, config: ModelConfig, *, attention: AttentionKernel = "sdpa") -> None:
         """Build it without weights."""
         super().__init__()
         self.config = config

@@ -7,12 +7,10 @@ stands beside every new frame; nothing is made twice.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-ICAForm = Literal["overlap", "hold"]
+from mimaface.config import ICAForm
 
 
 def carry(previous: Tensor | None, *, like: Tensor, form: ICAForm) -> Tensor:

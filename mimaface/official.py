@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from pickle import PickleError
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError
@@ -22,13 +22,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mimaface.bfm import BfmModel
-from mimaface.config import CONFIGS, AutoencoderConfig, ClipEncoderConfig, ModelConfig
+from mimaface.config import CONFIGS, AutoencoderConfig, ClipEncoderConfig, Decoder, ModelConfig
 from mimaface.errors import WeightsError
 from mimaface.generator import Generator
 from mimaface.source_encoder import ClipIdentityEncoder
 from mimaface.weights import State, fill, on_meta, problem, refuse
 
-Decoder = Literal["kl", "taesd"]
 Rules = Sequence[tuple[str, str]]  # pattern and replacement, applied in order to a tensor's name
 
 # From the official names to ours. AnimateDiff keeps the temporal positions twice, once for each

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cache
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
 
-from mimaface.config import TRAIN_TIMESTEPS, Sampling
+from mimaface.config import TRAIN_TIMESTEPS, Prediction, Sampling
 
 BETA_RANGE: Final = (0.00085, 0.012)  # Stable Diffusion's "scaled linear" noise
 SIGMA_DATA: Final = 0.5  # of the consistency step's boundary, S. Luo et al., arXiv 2310.04378
 TIMESTEP_SCALING: Final = 10.0
 
-Prediction = Literal["epsilon", "sample"]
 Predict = Callable[[Tensor, Tensor], Tensor]  # latents [B, ...], timestep [B] -> prediction
 DrawNoise = Callable[[int], Tensor]  # index of the draw -> unit normal [B, ...]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import torch
@@ -18,14 +18,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mimaface.bfm import BfmModel
-from mimaface.config import ModelConfig, from_json, to_json
+from mimaface.config import AttentionKernel, ModelConfig, from_json, to_json
 from mimaface.errors import UnwritableMediaError, WeightsError
 from mimaface.generator import Generator
 from mimaface.stand_in_face import stand_in
 from mimaface.video import naming_errors, whole_file
 
 State = Mapping[str, Tensor]
-Attention = Literal["sdpa", "xformers"]
 
 CONFIG_KEY: Final = "mimaface"  # of the configuration in a file's metadata
 FACE_MODEL: Final = "face_model."  # prefix of the face model's arrays
@@ -66,7 +65,7 @@ def save(generator: Generator, path: Path, *, dtype: torch.dtype | None = None) 
             raise UnwritableMediaError(f"{path} cannot be written: {error}") from error
 
 
-def read(path: Path, *, attention: Attention = "sdpa") -> Generator:
+def read(path: Path, *, attention: AttentionKernel = "sdpa") -> Generator:
     """Read a weight file.
 
     Raises:
@@ -103,7 +102,9 @@ def read(path: Path, *, attention: Attention = "sdpa") -> Generator:
     return generator
 
 
-def randomize(config: ModelConfig, *, seed: int = 0, attention: Attention = "sdpa") -> Generator:
+def randomize(
+    config: ModelConfig, *, seed: int = 0, attention: AttentionKernel = "sdpa"
+) -> Generator:
     """Return a generator that was never trained, to measure speed and to test.
 
     Where the condition is the official face model's render, a stand-in of its size is rendered.
@@ -116,7 +117,7 @@ def randomize(config: ModelConfig, *, seed: int = 0, attention: Attention = "sdp
     return generator
 
 
-def on_meta(config: ModelConfig, *, attention: Attention = "sdpa") -> Generator:
+def on_meta(config: ModelConfig, *, attention: AttentionKernel = "sdpa") -> Generator:
     """Return a generator without memory for its weights, to be filled."""
     with torch.device("meta"):
         return Generator(config, attention=attention)

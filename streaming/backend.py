@@ -49,7 +49,10 @@ class LocalBackend:
         return future
 
     def call(self, function: Callable[[], T]) -> Future[T]:
-        """Run something else that needs the device, between two batches of clips."""
+        """Run something else that needs the device, between two batches of clips.
+
+        Callers wait for the result, so no more of it queues than there are callers.
+        """
         future: Future[T] = Future()
         with self._wake:
             if self._is_closed:

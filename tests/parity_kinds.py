@@ -29,6 +29,7 @@ from mimaface.ica import carry
 from mimaface.identity import CurricularFace, crop_112
 from mimaface.mia import ReleasedMIA
 from mimaface.official import AUTOENCODER_NAMES, CLIP_NAMES, MIA_NAMES, REGRESSOR_NAMES, UNET_NAMES
+from mimaface.raster import blend, illuminate, turn
 from mimaface.schedule import (
     add_noise,
     alphas_cumprod,
@@ -358,18 +359,19 @@ def render(arrays: Arrays, _parts: Parts) -> Outputs:
     found: dict[str, list[Any]] = defaultdict(list)
     for frame in range(len(rows.identity)):
         one = bfm.Coefficients(**{name: row[frame] for name, row in vars(rows).items()})
-        points = bfm.shape(model, one.identity, one.expression)
-        rotation = bfm.row_rotation(one.rotation)
+        person = _person(model, one)
+        points = blend(person.shape, model.expression_basis, one.expression)
+        rotation = bfm.row_rotation(one.rotation).astype(np.float32)
         normals = bfm.vertex_normals(model, points)
-        rigid = points @ rotation + one.translation
-        skin = bfm.skin(model, one.texture)
+        turned = turn(normals, rotation, np.zeros(3, np.float32))
+        rigid = turn(points, rotation, one.translation)
         found["vertices"].append(points)
         found["rotation"].append(rotation)
         found["vertices_rigid"].append(rigid)
         found["normals"].append(normals)
-        found["normals_rotated"].append(normals @ rotation)
-        found["texture"].append(skin)
-        found["color"].append(bfm.lit(skin, normals @ rotation, one.lighting))
+        found["normals_rotated"].append(turned)
+        found["texture"].append(person.texture)
+        found["color"].append(illuminate(person.texture, turned, person.bands))
         found["lms_proj"].append(bfm.project(rigid[model.keypoints], **camera)[:, :2])
         rgb, is_face = _rendered(model, one, one, **camera)
         found["rendered"].append(np.dstack([rgb, is_face]))
@@ -444,15 +446,18 @@ def _camera(arrays: Arrays) -> dict[str, Any]:
     }
 
 
+def _person(model: bfm.BfmModel, source: bfm.Coefficients) -> bfm.BfmSource:
+    return bfm.make_source(
+        model, identity=source.identity, texture=source.texture, lighting=source.lighting
+    )
+
+
 def _rendered(
     model: bfm.BfmModel, source: bfm.Coefficients, driving: bfm.Coefficients, **camera: Any
 ) -> tuple[Any, Any]:
-    person = bfm.make_source(
-        model, identity=source.identity, texture=source.texture, lighting=source.lighting
-    )
     return bfm.render(
         model,
-        person,
+        _person(model, source),
         expression=driving.expression,
         rotation=driving.rotation,
         translation=driving.translation,

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mimaface.ica import ICAForm, carry, warm_start
+from mimaface.config import ICAForm
+from mimaface.ica import carry, warm_start
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
