@@ -49,6 +49,8 @@ class DenoiserConfig:
             into the layer beside it.
         norm_groups: groups of a GroupNorm.
         most_frames: frames of a clip that the temporal positions can tell apart.
+        residual: whether it says what to add to the condition's render, which then is its first
+            guess: detail that the render has is kept without being learnt.
     """
 
     widths: tuple[int, ...]
@@ -59,6 +61,7 @@ class DenoiserConfig:
     norm: Literal["group", "batch"]
     norm_groups: int = 32
     most_frames: int = 32
+    residual: bool = False
 
     def __post_init__(self) -> None:
         for name in ("attention", "motion"):
@@ -247,6 +250,11 @@ class ModelConfig:
                 "the released MIA reads the face model's coefficients, the paper's the mesh's "
                 f"motion, found {self.mia.form} with {self.condition}"
             )
+        if self.denoiser.residual and self.prediction != "sample":
+            raise ValueError(
+                "a residual denoiser adds to the clean render, so it predicts the sample, "
+                f"found prediction {self.prediction!r}"
+            )
         for steps, sampling in self.samplings.items():
             if sampling.solver == "euler" and self.prediction != "epsilon":
                 raise ValueError(
@@ -325,6 +333,7 @@ CONFIGS: Final[Mapping[str, ModelConfig]] = {
             norm="batch",
             norm_groups=8,
             most_frames=16,
+            residual=True,
         ),
         mia=MIAConfig(form="paper", width=128, layers=2, heads=4, expression=EXPRESSION),
         encoder=PatchEncoderConfig(channels=(24, 48, 96), width=128, grid=8, layers=2, heads=4),

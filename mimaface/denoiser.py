@@ -94,6 +94,7 @@ class Denoiser(nn.Module):
             attention: kernel of the spatial attentions. xformers has kernels for GPUs only.
         """
         super().__init__()
+        self._residual_channels = channels if config.residual else 0
         down = [
             "CrossAttnDownBlockMotion" if has else "DownBlockMotion" for has in config.attention
         ]
@@ -140,6 +141,8 @@ class Denoiser(nn.Module):
         context = rearrange(tokens, "b f l d -> (b f) l d")
         [prediction] = self.unet(noisy, timestep, context, return_dict=False)
         out: Tensor = prediction
+        if self._residual_channels:
+            out = out + noisy[:, self._residual_channels : 2 * self._residual_channels]
         return out
 
 
