@@ -7,6 +7,7 @@ fitted to where the driver's motion puts the source's own landmarks.
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import torch
 from einops import rearrange
@@ -30,16 +31,32 @@ from mimaface.types import (
 )
 
 
-def mesh_condition(appearance: Appearance, motion: Motion) -> Condition:
-    """Return the mesh as relative motion [F] moves it, and the motion as it is."""
+def mesh_condition(
+    appearance: Appearance, motion: Motion, *, working_px: int | None = None
+) -> Condition:
+    """Return the mesh as relative motion [F] moves it, and the motion as it is.
+
+    Args:
+        appearance: the source.
+        motion: of the frames.
+        working_px: side of the pictures that the networks work on, if not the avatar's.
+    """
+    pixels = render(appearance.mesh, motion).pixels
+    shown = pixels if working_px is None else shrink(pixels, working_px)
     return Condition(
-        render=to_images(render(appearance.mesh, motion).pixels),
-        signals=pack_signals(
-            expression=motion.expression,
-            rotation=motion.rotation,
-            translation=motion.translation,
-            gaze=motion.gaze,
-        ),
+        render=to_images(shown),
+        signals=pack_motion(motion),
+        finer=None if shown is pixels else pixels,
+    )
+
+
+def pack_motion(motion: Motion) -> Floats:
+    """Return the signals [F, M] of relative motion as it is."""
+    return pack_signals(
+        expression=motion.expression,
+        rotation=motion.rotation,
+        translation=motion.translation,
+        gaze=motion.gaze,
     )
 
 
@@ -154,6 +171,30 @@ def place_renders(
     )
     colours, mask = torch.split(warped, [3, 1], dim=1)
     return colours * mask - (1 - mask)
+
+
+def shrink(pixels: Pixels, side_px: int) -> Pixels:
+    """Return square pictures [F, H, H, 3] averaged down to a side; as they are if it is theirs."""
+    if pixels.shape[1] == side_px:
+        return pixels
+    side = (side_px, side_px)
+    return np.stack([cv2.resize(each, side, interpolation=cv2.INTER_AREA) for each in pixels])
+
+
+def refine(finer: Pixels, change: Floats) -> Pixels:
+    """Add what the networks changed to pictures that are finer.
+
+    Args:
+        finer: [F, H, H, 3].
+        change: [F, h, h, 3] in levels of 255.
+    """
+    side = finer.shape[1:3]
+    return np.stack(
+        [
+            cv2.add(each, cv2.resize(by, side, interpolation=cv2.INTER_CUBIC), dtype=cv2.CV_8U)
+            for each, by in zip(finer, change, strict=True)
+        ]
+    )
 
 
 def to_images(pixels: Pixels) -> Tensor:

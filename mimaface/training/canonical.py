@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from heapq import heappop, heappush
 from itertools import combinations, product
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -58,6 +59,13 @@ class Correspondence(NamedTuple):
         corners = vertices[..., model.triangles[self.triangle], :]
         points: Floats = np.einsum("...nij,ni->...nj", corners, self.barycentric)
         return points
+
+
+def load_correspondence() -> Correspondence:
+    """Return where the package's canonical face has its landmarks on the face model."""
+    path = Path(__file__).parents[1] / "assets" / "canonical_face.npz"
+    with np.load(path, allow_pickle=False) as file:
+        return Correspondence(file["ict_triangle"], file["ict_barycentric"])
 
 
 def tessellation() -> NDArray[np.int32]:

@@ -74,24 +74,41 @@ class Look:
 
 def sample_face(model: FaceModel, look: Look) -> Floats:
     """Return the vertices [V, 3] of a person's upright head with their expression."""
+    return enlarge_eyes(model, model.vertices(identity_of(look), look.expression), look.eye_size)
+
+
+def identity_of(look: Look) -> Floats:
+    """Return the identity coefficients [I] of a person."""
     identity = sample_identity(np.random.default_rng(look.seed), look.variation)
     identity[0] = look.build
-    vertices = model.vertices(identity, look.expression)
+    return identity
+
+
+def enlarge_eyes(model: FaceModel, vertices: Floats, amount: float) -> Floats:
+    """Return the vertices [V, 3] of a head with its eyes enlarged, 0 for life size."""
     for eye in ("eyeball_left", "eyeball_right"):
         ball = vertices[model.parts[eye]]
         offset = vertices - (ball.min(0) + ball.max(0)) / 2
         near = np.exp(-((offset**2).sum(1, keepdims=True)) / (2 * 2.6**2))
-        vertices = vertices + look.eye_size * near * offset * [1, 1.15, 1]
+        vertices = vertices + amount * near * offset * [1, 1.15, 1]
     return vertices.astype(np.float32)
 
 
-def skin_texture(model: FaceModel, look: Look, rng: np.random.Generator) -> tuple[Floats, Floats]:
+def skin_texture(
+    model: FaceModel, look: Look, rng: np.random.Generator, *, size: int = TEXTURE_PX
+) -> tuple[Floats, Floats]:
     """Paint the skin.
+
+    Args:
+        model: the face model.
+        look: whose skin.
+        rng: draws freckles and grain.
+        size: S, side of the texture in pixels.
 
     Returns:
         Albedo [S, S, 3], linear, and how moist the skin is [S, S], 0 to 1.
     """
-    size = TEXTURE_PX
+    scale = size / TEXTURE_PX
     points = model.texture_place(model.landmarks68)
     column, row = np.meshgrid((np.arange(size) + 0.5) / size, (np.arange(size) + 0.5) / size)
 
@@ -101,7 +118,7 @@ def skin_texture(model: FaceModel, look: Look, rng: np.random.Generator) -> tupl
 
     def noise(cell_px: float) -> Floats:
         grain = rng.standard_normal((size // 2, size // 2)).astype(np.float32)
-        grain = cv2.GaussianBlur(grain, (0, 0), cell_px / 2)
+        grain = cv2.GaussianBlur(grain, (0, 0), max(cell_px * scale / 2, 0.3))
         return cv2.resize(grain / grain.std(), (size, size))[..., None]
 
     base = linear(look.skin)
@@ -125,7 +142,7 @@ def skin_texture(model: FaceModel, look: Look, rng: np.random.Generator) -> tupl
 
     if look.freckles:
         flecks = (noise(3.0) > 2.0).astype(np.float32)[..., 0]
-        flecks = cv2.GaussianBlur(flecks, (0, 0), 1.6)[..., None]
+        flecks = cv2.GaussianBlur(flecks, (0, 0), 1.6 * scale)[..., None]
         where = spot(np.array([0.5, 0.4]), 0.2, 0.05)
         albedo *= 1 - look.freckles * where * flecks * [0.35, 0.55, 0.65]
 
@@ -146,9 +163,10 @@ def skin_texture(model: FaceModel, look: Look, rng: np.random.Generator) -> tupl
         for steps, floor, blur, strength, line in LID_LINES:
             edge = model.texture_place(model.ring(socket, LID_EDGE_RING + steps)) * size
             rim = np.zeros((size, size), np.float32)
-            cv2.polylines(rim, [edge.astype(np.int32)], True, 1.0, 6, cv2.LINE_AA)
-            above = np.clip((edge[:, 1].mean() - row * size) / 17 - 0.3, 0, 1)
-            shown = cv2.GaussianBlur(rim, (0, 0), blur) * np.maximum(above, floor) * strength
+            cv2.polylines(rim, [edge.astype(np.int32)], True, 1.0, round(6 * scale), cv2.LINE_AA)
+            above = np.clip((edge[:, 1].mean() - row * size) / (17 * scale) - 0.3, 0, 1)
+            shown = cv2.GaussianBlur(rim, (0, 0), blur * scale) * np.maximum(above, floor)
+            shown *= strength
             albedo += shown[..., None] * (linear(line) * albedo - albedo)
     return np.clip(albedo, 0.002, 1).astype(np.float32), np.clip(moist, 0, 1)[..., 0]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import cv2
@@ -91,13 +92,8 @@ def render_portrait(model: FaceModel, look: Look, size_px: int = 768) -> Portrai
     head = turn_head(rest, look.rotation)
     posed = {name: turn_head(hair.points, look.rotation) for name, hair in hairs.items()}
 
-    body, body_triangles, cloth = jumper(look.shoulders)
+    seen, body, body_triangles, cloth = dress(model, rest, look)
     vertices = np.concatenate([head, body])
-    off_neck = np.hypot(rest[:, 0] / 6.6, (rest[:, 2] - 1.5) / 6.8)
-    neckline_cm = 9.5 + 4 * np.clip(-rest[:, 2] / 5, 0, 1)
-    is_covered = (rest[:, 1] > 15.5) | ((rest[:, 1] > neckline_cm) & (off_neck > 1))
-    seen = model.triangles_of(*MATERIALS)
-    seen = seen[~is_covered[model.triangles[seen]].all(1)]
     triangles = np.concatenate([model.triangles[seen], body_triangles + len(head)])
     normals = vertex_normals(vertices, triangles)
     studio = _Studio(vertices, triangles, posed["hair"][:, ::2].reshape(-1, 3))
@@ -115,7 +111,17 @@ def render_portrait(model: FaceModel, look: Look, size_px: int = 768) -> Portrai
     for eye in ("left", "right"):
         material = model.material_names.index(f"M_Sclera{eye.capitalize()}")
         is_eye = is_head & (model.material[seen][screen.index % len(seen)] == material)
-        _shade_eye(colour, screen, is_eye, head[model.parts[f"eyeball_{eye}"]], look, rng)
+        if is_eye.any():
+            colour[is_eye] = shade_eye(
+                screen.position[is_eye],
+                screen.view[is_eye],
+                np.sum([screen.light[name][is_eye] for name in screen.light], axis=0),
+                rows_below_edge(is_eye),
+                ball=head[model.parts[f"eyeball_{eye}"]],
+                look=look,
+                lamps=LAMPS,
+                rng=rng,
+            )
     _shade_cloth(colour, screen, screen.index >= len(seen), cloth, len(head), look)
 
     pixels = develop(EXPOSURE * colour)
@@ -123,6 +129,28 @@ def render_portrait(model: FaceModel, look: Look, size_px: int = 768) -> Portrai
     pixels = cv2.resize(pixels, (size_px, size_px), interpolation=cv2.INTER_AREA)
     points = camera.project(head) / [SUPERSAMPLING, SUPERSAMPLING, 1]
     return Portrait(pixels=pixels, vertices=points.astype(np.float32))
+
+
+def dress(
+    model: FaceModel, rest: Floats, look: Look
+) -> tuple[NDArray[np.int32], Floats, NDArray[np.int32], Floats]:
+    """Put a jumper on a person.
+
+    Args:
+        model: the face model.
+        rest: [V, 3], the head at rest.
+        look: the person.
+
+    Returns:
+        Indices of the head's triangles that it leaves to be seen; its vertices [N, 3], triangles
+        [M, 3] and cloth coordinates [N, 2].
+    """
+    body, body_triangles, cloth = jumper(look.shoulders)
+    off_neck = np.hypot(rest[:, 0] / 6.6, (rest[:, 2] - 1.5) / 6.8)
+    neckline_cm = 9.5 + 4 * np.clip(-rest[:, 2] / 5, 0, 1)
+    is_covered = (rest[:, 1] > 15.5) | ((rest[:, 1] > neckline_cm) & (off_neck > 1))
+    seen = model.triangles_of(*MATERIALS)
+    return seen[~is_covered[model.triangles[seen]].all(1)], body, body_triangles, cloth
 
 
 class _Studio:
@@ -232,22 +260,37 @@ def _shade_skin(
     colour[where] = albedo * light + moist[:, None] * (1 - grown) * (gloss + fuzz)
 
 
-def _shade_eye(
-    colour: Floats,
-    screen: _Screen,
-    where: NDArray[np.bool_],
+def shade_eye(
+    position: Floats,
+    view: Floats,
+    light: Floats,
+    rows: Floats,
+    *,
     ball: Floats,
     look: Look,
+    lamps: Mapping[str, Light],
     rng: np.random.Generator,
-) -> None:
-    if not where.any():
-        return
+    gaze: tuple[float, float] = (0.0, 0.0),
+) -> Floats:
+    """Return the colours [N, 3] of points of an eyeball.
+
+    Args:
+        position: [N, 3], of the points.
+        view: [N, 3], unit directions to the camera.
+        light: [N, 3], that reaches them.
+        rows: [N], how far below the upper lid, in heights of the picture.
+        ball: [B, 3], vertices of the eyeball.
+        look: whose eye.
+        lamps: "key" and "fill" are mirrored in it.
+        rng: draws the fibres of the iris.
+        gaze: tangents of how far it looks past the camera, right and down in the picture.
+    """
     low, high = ball.min(0), ball.max(0)
     centre, radius = (low + high) / 2, (high[0] - low[0]) / 2
-    outwards = unit(screen.position[where] - centre)
-    gaze = unit(screen.view[where].mean(0))
-    across = unit(np.cross([0, 1, 0], gaze))
-    upwards = np.cross(gaze, across)
+    outwards = unit(position - centre)
+    forward = unit(unit(view.mean(0)) + np.array([*gaze, 0.0], np.float32))
+    across = unit(np.cross([0, 1, 0], forward))
+    upwards = np.cross(forward, across)
     x, y = outwards @ across * radius, outwards @ upwards * radius
     iris_radius = 0.46 * radius
     r = np.hypot(x, y) / iris_radius
@@ -266,18 +309,20 @@ def _shade_eye(
     inner = iris + _step(0.44 - r, -0.03, 0.03)[:, None] * (0.004 - iris)
     albedo = inner + _step(r, 0.93, 1.07)[:, None] * (white - inner)
 
-    light = sum(screen.light[name][where] for name in screen.light)
     glint = np.zeros_like(albedo)
-    normal = unit(outwards + np.where(r < 1.3, 0.22, 0.0)[:, None] * (outwards - gaze))
-    mirrored = 2 * (normal * screen.view[where]).sum(-1, keepdims=True) * normal
-    mirrored = unit(mirrored - screen.view[where])
+    normal = unit(outwards + np.where(r < 1.3, 0.22, 0.0)[:, None] * (outwards - forward))
+    mirrored = unit(2 * (normal * view).sum(-1, keepdims=True) * normal - view)
     for lamp, size, strength in (("key", 0.26, 2.6), ("fill", 0.2, 0.25)):
-        angle = np.arccos(np.clip(mirrored @ unit(np.array(LAMPS[lamp].towards)), -1, 1))
+        angle = np.arccos(np.clip(mirrored @ unit(np.array(lamps[lamp].towards)), -1, 1))
         glint += strength * _step(size - angle, -0.06, 0.06)[:, None]
-    row = np.arange(len(where))[:, None] - where.argmax(0)
-    shadow = 1 - 0.55 * np.exp(-row[where] / (0.006 * len(where)))  # of the upper lid and lashes
-    light = light * shadow[:, None]
-    colour[where] = albedo * light * 0.92 + glint * np.clip(light.mean(-1, keepdims=True), 0.3, 1)
+    light = light * (1 - 0.55 * np.exp(-rows / 0.006))[:, None]  # shadow of upper lid and lashes
+    return albedo * light * 0.92 + glint * np.clip(light.mean(-1, keepdims=True), 0.3, 1)
+
+
+def rows_below_edge(where: NDArray[np.bool_]) -> Floats:
+    """Return how far pixels [N] of a mask [H, W] lie below its upper edge, in heights H."""
+    below: Floats = (np.arange(len(where))[:, None] - where.argmax(0))[where] / len(where)
+    return below
 
 
 def _step(value: Floats, low: float, high: float) -> Floats:
