@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from mimaface.appearance import encode_photo
 from mimaface.config import AUTOENCODERS, CONFIGS, AttentionKernel, Decoder, ModelConfig
@@ -17,9 +18,13 @@ from mimaface.types import Appearance, Clip, ClipRequest, Pixels, SourceFeatures
 
 if TYPE_CHECKING:
     from mimaface.generator import Generator
+    from mimaface.int8 import Int8Denoiser
 
 Device = Literal["auto", "cpu", "cuda"]
-Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Precision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
+
+ASSETS: Final = Path(__file__).parent / "assets"
+MOST_THREADS: Final = 4  # of the int8 denoiser; more of them wait for each other
 
 
 def unwatched(_name: str) -> AbstractContextManager[None]:
@@ -44,13 +49,29 @@ class Model:
         """The numbers of denoising steps it can do, best first; 0 is the mesh render itself."""
         return (0,) if self.generator is None else (*self.config.samplings, 0)
 
+    @property
+    def default_steps(self) -> int:
+        """One denoising step if it can do that, else none."""
+        return 1 if 1 in self.steps else 0
+
+    @property
+    def precision(self) -> str | None:
+        """Of what works for every clip; None without a generator."""
+        if self.generator is None:
+            return None
+        return "int8" if self.generator.int8 else str(self.generator.dtype).removeprefix("torch.")
+
     def check_steps(self, steps: int) -> None:
         """Raise an UnsupportedStepsError if the model cannot do this number of steps."""
         if steps not in self.steps:
             offered = ", ".join(str(each) for each in self.steps)
             raise UnsupportedStepsError(
                 f"model {self.config.name} does {offered} denoising steps, not {steps}"
-                + ("" if self.generator else ": it was loaded without weights, name a file of them")
+                + (
+                    ""
+                    if self.generator
+                    else ": it was loaded without weights, name a file of them, or 0 steps"
+                )
             )
 
 
@@ -58,7 +79,7 @@ def load(
     name: str = "tiny",
     *,
     size_px: int | None = None,
-    weights: Path | Literal["random"] | None = None,
+    weights: Path | Literal["random", "none"] | None = None,
     device: Device = "auto",
     precision: Precision = "auto",
     attention: AttentionKernel = "sdpa",
@@ -69,10 +90,13 @@ def load(
     Args:
         name: of the model, in `CONFIGS`.
         size_px: side of the avatar, if not the model's own.
-        weights: a file that `mimaface convert` or training made; "random" for a generator that
-            was never trained; without any, the model draws its mesh and does no denoising steps.
+        weights: a file that `mimaface convert` or training made; None for those that come with
+            the package, if the model has any there; "random" for a generator that was never
+            trained. With "none" the model draws its mesh and does no denoising steps.
         device: where the generator runs; auto is the GPU if there is one.
-        precision: of what works for every clip; auto is bfloat16 on a GPU, else float32.
+        precision: of what works for every clip. auto is bfloat16 on a GPU, and on a CPU int8
+            where a graph of the denoiser lies beside the weights (`mimaface.int8`), else float32.
+            With int8, torch is left one thread in this process.
         attention: kernel of the spatial attentions; xformers is an optional package for GPUs.
         decoder: of a generator that was never trained; files hold their own.
 
@@ -91,7 +115,9 @@ def load(
         if weights != "random" or config.autoencoder.kind not in AUTOENCODERS:
             raise ValueError("decoder is for untrained weights of a model of latents")
         config = replace(config, autoencoder=AUTOENCODERS[decoder])
-    if weights is None and device != "cuda":
+    if weights is None:
+        weights = built_in_weights(name) or "none"
+    if weights == "none" and device != "cuda":
         return Model(config=config, generator=None)
     # torch and diffusers take seconds to import and are not needed to draw a mesh.
     import torch
@@ -104,10 +130,13 @@ def load(
         raise ValueError("there is no GPU that this torch can use: choose device 'cpu'")
     if device == "cpu" and attention == "xformers":
         raise ValueError("xformers has kernels for GPUs only: choose attention 'sdpa'")
-    if weights is None:
+    if weights == "none":
         return Model(config=config, generator=None)
-    if precision == "auto":
-        precision = "bfloat16" if device == "cuda" else "float32"
+    if precision == "int8" and (device != "cpu" or weights == "random"):
+        raise ValueError("int8 is a form of trained weights for the CPU: choose float32")
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    if precision in ("float32", "bfloat16", "float16"):
+        dtype = getattr(torch, precision)
     if weights == "random":
         generator = randomize(config, attention=attention)
     else:
@@ -115,14 +144,25 @@ def load(
         if generator.config.name != name:
             raise WeightsError(f"{weights} holds the model {generator.config.name}, not {name}")
         generator.config = _resized(generator.config, size_px)
+        if device == "cpu" and precision in ("auto", "int8"):
+            generator.int8 = _read_int8(generator, weights, is_wanted=precision == "int8")
+        if generator.int8 is not None:
+            # Little is left for torch, whose threads would wait for each other at every layer.
+            torch.set_num_threads(1)
     try:
-        generator.place(torch.device(device), getattr(torch, precision))
+        generator.place(torch.device(device), dtype)
     except torch.OutOfMemoryError as error:
         raise WeightsError(
             f"model {name} does not fit into the GPU's memory: choose a lower precision, or "
             "device 'cpu'"
         ) from error
     return Model(config=generator.config, generator=generator)
+
+
+def built_in_weights(name: str) -> Path | None:
+    """Return the weights of a model that come with the package, None if it has none there."""
+    path = ASSETS / f"{name}.safetensors"
+    return path if path.is_file() else None
 
 
 def encode_source(
@@ -194,6 +234,27 @@ def _alike(requests: Sequence[ClipRequest]) -> Iterator[list[int]]:
         carried = 0 if request.ica is None else len(request.ica.latents)
         groups.setdefault((request.steps, len(request.motion), carried), []).append(row)
     yield from groups.values()
+
+
+def _read_int8(generator: Generator, weights: Path, *, is_wanted: bool) -> Int8Denoiser | None:
+    # The graph beside the weights, where it fits the size of the pictures.
+    from mimaface.int8 import SUFFIX, Int8Denoiser
+
+    path = weights.with_suffix(SUFFIX)
+    if not is_wanted and not path.is_file():
+        return None
+    # A core stays free for tracking and encoding.
+    threads = max((os.cpu_count() or 1) - 1, 1)
+    graph = Int8Denoiser(path, weights=weights, threads=min(threads, MOST_THREADS))
+    side_px = graph.cells * generator.config.autoencoder.factor
+    if side_px == generator.config.working_px:
+        return graph
+    if is_wanted:
+        raise ValueError(
+            f"the int8 denoiser works on {side_px} pixels: choose precision 'float32' for an "
+            f"avatar of {generator.config.size_px}"
+        )
+    return None
 
 
 def _check_choice(what: str, found: str, choices: Sequence[str]) -> None:

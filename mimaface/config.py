@@ -212,6 +212,8 @@ class ModelConfig:
         condition: the source moved as a textured mesh, or the official face model's render.
         prediction: what the network says, the noise or the clean sample.
         samplings: how each number of denoising steps is walked, best first.
+        most_px: side of the largest picture that the networks work on. What they change is added
+            to the finer render of a larger avatar, so they must be residual; None sets no limit.
     """
 
     name: str
@@ -227,10 +229,18 @@ class ModelConfig:
     mia: MIAConfig
     encoder: ClipEncoderConfig | PatchEncoderConfig
     autoencoder: AutoencoderConfig
+    most_px: int | None = None
 
     def __post_init__(self) -> None:
-        if self.size_px < 64 or self.size_px % 64:
-            raise ValueError(f"size_px must be a multiple of 64, found {self.size_px}")
+        for name in ("size_px", "most_px"):
+            side = getattr(self, name)
+            if side is not None and (side < 64 or side % 64):
+                raise ValueError(f"{name} must be a multiple of 64, found {side}")
+        if self.most_px is not None and not self.denoiser.residual:
+            raise ValueError(
+                "only what a residual denoiser changes can be added to a larger render, "
+                f"found most_px {self.most_px} of one that is not"
+            )
         if self.new_frames < 1:
             raise ValueError(f"new_frames must be at least 1, found {self.new_frames}")
         if self.carried_frames < 1:
@@ -263,6 +273,11 @@ class ModelConfig:
                 )
 
     @property
+    def working_px(self) -> int:
+        """Side of the pictures that the networks work on."""
+        return self.size_px if self.most_px is None else min(self.size_px, self.most_px)
+
+    @property
     def overlap_frames(self) -> int:
         """Frames that a later clip makes again beside its new ones."""
         return self.carried_frames if self.ica == "overlap" else 0
@@ -291,6 +306,8 @@ def _revive(kind: Any, value: Any) -> Any:
     if is_dataclass(kind):
         hints = get_type_hints(kind)
         return kind(**{name: _revive(hints[name], each) for name, each in value.items()})  # type: ignore[operator]
+    if kind == int | None:
+        return value
     if isinstance(kind, UnionType):
         names = [{field.name for field in fields(each)} for each in get_args(kind)]
         return _revive(get_args(kind)[names.index(set(value))], value)
@@ -338,6 +355,7 @@ CONFIGS: Final[Mapping[str, ModelConfig]] = {
         mia=MIAConfig(form="paper", width=128, layers=2, heads=4, expression=EXPRESSION),
         encoder=PatchEncoderConfig(channels=(24, 48, 96), width=128, grid=8, layers=2, heads=4),
         autoencoder=AutoencoderConfig(kind="unshuffle", channels=48, factor=4),
+        most_px=256,
     ),
     "sd15": ModelConfig(
         name="sd15",
@@ -375,5 +393,6 @@ CONFIGS: Final[Mapping[str, ModelConfig]] = {
             regressor_width=64,
         ),
         autoencoder=AUTOENCODERS["kl"],
+        most_px=None,
     ),
 }

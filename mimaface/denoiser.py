@@ -9,7 +9,7 @@ clip can change and sessions share a batch without touching each other.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
 from diffusers import UNetMotionModel
@@ -19,6 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mimaface.config import AttentionKernel, DenoiserConfig
+
+if TYPE_CHECKING:
+    from mimaface.int8 import Int8Denoiser
 
 # CUDA's fused attention kernels put the batch on a grid axis of at most 65,535 blocks
 # (pytorch issue 142228). Temporal attention has a row per latent cell, 4,096 per session of
@@ -47,6 +50,9 @@ class TemporalAttention:
 
     def __call__(self, attention: Attention, hidden_states: Tensor, **_: Any) -> Tensor:
         """Return [B h w, F, C] attended over F; diffusers' signature of a processor."""
+        if hidden_states.shape[1] == 1:  # one frame attends to itself alone
+            only: Tensor = attention.to_out[0](attention.to_v(hidden_states))
+            return only
 
         def heads_apart(x: Tensor) -> Tensor:
             return rearrange(x, "rows f (heads d) -> rows heads f d", heads=attention.heads)
@@ -147,7 +153,7 @@ class Denoiser(nn.Module):
 
 
 def predict(
-    denoiser: Denoiser,
+    denoiser: Denoiser | Int8Denoiser,
     noisy: Tensor,
     timestep: Tensor,
     *,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
@@ -18,7 +18,14 @@ from torch import Tensor, nn
 
 from mimaface.autoencoder import KL, TAESD, PixelUnshuffle
 from mimaface.bfm import BfmModel
-from mimaface.condition import face_condition, mesh_condition, read_face, to_images
+from mimaface.condition import (
+    face_condition,
+    mesh_condition,
+    read_face,
+    refine,
+    shrink,
+    to_images,
+)
 from mimaface.config import AttentionKernel, AutoencoderConfig, ClipEncoderConfig, ModelConfig
 from mimaface.d3dfr import CoefficientRegressor
 from mimaface.denoiser import Denoiser, predict
@@ -37,6 +44,9 @@ from mimaface.types import (
     Stage,
 )
 
+if TYPE_CHECKING:
+    from mimaface.int8 import Int8Denoiser
+
 # Pictures that the autoencoder takes at a time: at 512x512 each fills about half a GiB in it.
 MOST_PICTURES: Final = 8
 
@@ -50,6 +60,7 @@ class Generator(nn.Module):
     Attributes:
         config: the model's shape.
         face_model: the official face model, where the condition is its render.
+        int8: the denoiser's form for clips of one frame on a CPU, where that is used.
     """
 
     def __init__(self, config: ModelConfig, *, attention: AttentionKernel = "sdpa") -> None:
@@ -57,6 +68,7 @@ class Generator(nn.Module):
         super().__init__()
         self.config = config
         self.face_model: BfmModel | None = None
+        self.int8: Int8Denoiser | None = None
         self.regressor: CoefficientRegressor | None = None
         self.encoder: ClipIdentityEncoder | PatchEncoder
         self.mia: ReleasedMIA | PaperMIA
@@ -110,8 +122,9 @@ class Generator(nn.Module):
                 self.face_model,
                 identity_crop_px=self.config.encoder.identity_crop_px,
             )
-        encoded = self.encoder.encode(appearance.source, aligned)
-        [[latents]] = self._encode(to_images(appearance.source[None])[None])
+        source = shrink(appearance.source[None], self.config.working_px)
+        encoded = self.encoder.encode(source[0], aligned)
+        [[latents]] = self._encode(to_images(source)[None])
         return SourceFeatures(
             tokens=encoded.tokens.cpu().numpy(),
             identity=encoded.identity.cpu().numpy(),
@@ -135,7 +148,7 @@ class Generator(nn.Module):
             conditions = [self._condition(request) for request in requests]
             signals = self._batch([each.signals for each in conditions])  # [B, N, M]
         with stage("encode"):
-            pictures = torch.stack([each.render for each in conditions])
+            pictures = torch.stack([each.render for each in conditions])  # [B, N, 3, H, W]
             render = self._encode(pictures)  # [B, N, C, h, w]
 
         # The last latents of the previous clips and, where they are made again, what these were
@@ -162,9 +175,10 @@ class Generator(nn.Module):
 
         with stage("denoise"):
             sampling = self.config.samplings[steps]
+            denoiser = self.int8 if self.int8 and render.shape[1] == 1 else self.denoiser
             network = partial(
                 predict,
-                self.denoiser,
+                denoiser,
                 condition=torch.cat([render, carried], dim=2).to(self.dtype),
                 tokens=tokens,
                 guidance=sampling.guidance,
@@ -180,7 +194,8 @@ class Generator(nn.Module):
 
         # The new frames alone are decoded.
         with stage("decode"):
-            pixels = self._decode(latents[:, -new_frames:])
+            images = self._decode(latents[:, -new_frames:])
+            pixels = [_show(image, each) for image, each in zip(images, conditions, strict=True)]
         return [
             Clip(
                 pixels=pixels[row],
@@ -192,7 +207,9 @@ class Generator(nn.Module):
     def _condition(self, request: ClipRequest) -> Condition:
         face = self._features(request).face
         if face is None or self.face_model is None:
-            return mesh_condition(request.appearance, request.motion)
+            return mesh_condition(
+                request.appearance, request.motion, working_px=self.config.working_px
+            )
         return face_condition(
             request.appearance,
             self.face_model,
@@ -235,13 +252,21 @@ class Generator(nn.Module):
         slabs = [self.autoencoder.encode(slab) for slab in torch.split(flat, MOST_PICTURES)]
         return rearrange(torch.cat(slabs).float(), "(b n) c h w -> b n c h w", b=len(images))
 
-    def _decode(self, latents: Tensor) -> Pixels:
-        # [B, N, C, h, w] -> [B, N, H, W, 3]
+    def _decode(self, latents: Tensor) -> Tensor:
+        # [B, N, C, h, w] -> [B, N, 3, H, W]
         flat = rearrange(latents, "b n c h w -> (b n) c h w").to(self.dtype)
         slabs = [self.autoencoder.decode(slab) for slab in torch.split(flat, MOST_PICTURES)]
         images = torch.cat(slabs).float().clamp(-1, 1)
+        return rearrange(images, "(b n) c h w -> b n c h w", b=len(latents))
+
+
+def _show(images: Tensor, condition: Condition) -> Pixels:
+    # What is seen of decoded pictures [N, 3, H, W]; the detail of a finer render stays.
+    if condition.finer is None:
         pixels = ((images + 1) * 127.5).round().to(torch.uint8)
-        return rearrange(pixels, "(b n) c h w -> b n h w c", b=len(latents)).cpu().numpy()
+        return rearrange(pixels, "n c h w -> n h w c").cpu().numpy()
+    change = (images - condition.render.to(images.device)) * 127.5
+    return refine(condition.finer, rearrange(change, "n c h w -> n h w c").cpu().numpy())
 
 
 def draw_noise(requests: Sequence[ClipRequest], draw: int, *, like: Tensor) -> Tensor:

@@ -240,6 +240,16 @@ class Neutral:
         self._mean = _Row.zero()
         self.progress = 0.0
 
+    @staticmethod
+    def of(motion: Motion) -> Neutral:
+        """Return one frame of absolute motion with a face as the neutral, once and for all."""
+        if len(motion) != 1 or motion.is_relative or not motion.valid[0]:
+            raise ValueError("a neutral is one frame of absolute motion that shows a face")
+        neutral = Neutral()
+        neutral.observe(motion)
+        neutral.progress = 1.0
+        return neutral
+
     def observe(self, motion: Motion) -> None:
         """Take one frame of absolute motion into the mean, unless the second is over."""
         if self.progress >= 1 or not motion.valid[0]:

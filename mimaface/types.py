@@ -224,10 +224,12 @@ class Condition:
     Attributes:
         render: float32 [F, 3, H, W] in [-1, 1], the mesh or the face model moved by it.
         signals: [F, M], what MIA reads of it.
+        finer: uint8 [F, .., .., 3], the render at the avatar's size, where that is larger.
     """
 
     render: Tensor
     signals: Floats
+    finer: Pixels | None = None
 
 
 def pack_signals(

@@ -30,7 +30,13 @@ CONFIG_KEY: Final = "mimaface"  # of the configuration in a file's metadata
 FACE_MODEL: Final = "face_model."  # prefix of the face model's arrays
 
 
-def save(generator: Generator, path: Path, *, dtype: torch.dtype | None = None) -> None:
+def save(
+    generator: Generator,
+    path: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    notes: Mapping[str, str] | None = None,
+) -> None:
     """Write a weight file, whole or not at all.
 
     Args:
@@ -38,6 +44,7 @@ def save(generator: Generator, path: Path, *, dtype: torch.dtype | None = None) 
         path: where; a file there is replaced.
         dtype: the precision of the networks in the file, if not their own. The face model keeps
             its own, and `read` brings all back to float32.
+        notes: further metadata, as how the weights were made; `read` does not look at it.
 
     Raises:
         UnwritableMediaError: it cannot be written there.
@@ -60,7 +67,8 @@ def save(generator: Generator, path: Path, *, dtype: torch.dtype | None = None) 
             state[FACE_MODEL + field.name] = torch.from_numpy(array)
     with whole_file(path) as partial, naming_errors(path):
         try:
-            save_file(state, partial, metadata={CONFIG_KEY: to_json(generator.config)})
+            metadata = {**(notes or {}), CONFIG_KEY: to_json(generator.config)}
+            save_file(state, partial, metadata=metadata)
         except SafetensorError as error:  # of a full disk, too
             raise UnwritableMediaError(f"{path} cannot be written: {error}") from error
 

@@ -21,8 +21,8 @@ class ServerConfig:
         host: address to listen on.
         port: port to listen on, 0 for any free one.
         model: name of the model.
-        weights: file of the model's weights; without one it draws its mesh.
-        steps: denoising steps of every frame; 0 is the mesh.
+        weights: file of the model's weights; empty for those that come with the package.
+        steps: denoising steps of every frame; 0 is the mesh, which needs no weights.
         size_px: side of the square avatar.
         fps: avatar frames per second without driving frames.
         max_sessions: sessions at a time; the next one is told to come back later.
@@ -38,7 +38,7 @@ class ServerConfig:
     port: int = 8000
     model: str = "tiny"
     weights: str = ""
-    steps: int = 0
+    steps: int = 1
     size_px: int = 512
     fps: int = 30
     max_sessions: int = 4
@@ -58,11 +58,6 @@ class ServerConfig:
             raise ValueError(f"port must be 0 to 65535, found {self.port}")
         if self.steps < 0:
             raise ValueError(f"steps must not be negative, found {self.steps}")
-        if bool(self.steps) != bool(self.weights):
-            raise ValueError(
-                "denoising steps need weights, and weights steps: name both, found "
-                f"{self.steps} steps and weights {self.weights!r}"
-            )
         if not 1 <= self.fps <= 60:
             raise ValueError(f"fps must be 1 to 60, found {self.fps}")
         if self.max_sessions < 1:
@@ -99,8 +94,13 @@ def parse_config(arguments: Sequence[str], environ: Mapping[str, str]) -> Server
     parser.add_argument("--host", default=base.host, help="address to listen on")
     parser.add_argument("--port", type=int, default=base.port, help="port to listen on, 0 for any")
     parser.add_argument("--model", choices=sorted(CONFIGS), default=base.model, help="which one")
-    parser.add_argument("--weights", default=base.weights, help="file of the model's weights")
-    parser.add_argument("--steps", type=int, default=base.steps, help="denoising steps per frame")
+    parser.add_argument("--weights", default=base.weights, help="file, if not the package's")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=base.steps,
+        help="denoising steps per frame; 0 is the mesh",
+    )
     parser.add_argument(
         "--size-px",
         type=int,

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import cv2
 from aiortc import RTCDataChannel
@@ -149,10 +149,12 @@ def load_model(config: ServerConfig) -> Model:
         WeightsError: its weights cannot be used.
         UnsupportedStepsError: it cannot do the steps that the settings name.
     """
-    weights = Path(config.weights) if config.weights else None
+    weights: Path | Literal["none"] | None = Path(config.weights) if config.weights else None
+    if weights is None and not config.steps:
+        weights = "none"  # nothing else is needed
     model = load(config.model, size_px=config.size_px, weights=weights)
     model.check_steps(config.steps)
-    if model.generator is not None:
+    if model.generator is not None and model.generator.int8 is None:
         import torch
 
         # A core stays free for tracking and encoding: torch's threads wait for the slowest one.

@@ -20,7 +20,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from mimaface.animate import Model, animate, encode_source, load
+from mimaface.animate import Model, animate, built_in_weights, encode_source, load
 from mimaface.config import CONFIGS
 from mimaface.evaluation.bench import machine
 from mimaface.evaluation.scripted import scripted_motion
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--model", choices=CONFIGS, default="tiny", help="which model")
-    parser.add_argument("--steps", type=int, default=0, help="denoising steps, untrained weights")
+    parser.add_argument("--steps", type=int, default=1, help="denoising steps; 0 is the mesh")
     parser.add_argument("--size", type=int, choices=(256, 512), default=256, help="in pixels")
     parser.add_argument("--source", type=Path, default=None, help="the photo, else a built-in one")
     parser.add_argument("--seconds", type=int, default=20, help="how long")
@@ -54,7 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if args.seconds <= SPAN_S or args.sessions < 1:
         parser.error(f"--seconds must be more than {SPAN_S:.0f} and --sessions at least 1")
-    weights: Literal["random"] | None = "random" if args.steps else None
+    weights: Literal["random", "none"] | None = None if args.steps else "none"
+    if args.steps and not built_in_weights(args.model):
+        weights = "random"  # as quick as trained ones
     model = load(args.model, size_px=args.size, weights=weights)
     if args.steps not in model.steps:
         parser.error(f"--steps must be one of {model.steps}")
@@ -64,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "model": model.config.name,
         "size_px": model.config.size_px,
         "steps": args.steps,
+        "precision": model.precision,
         "sessions": args.sessions,
         "seconds": args.seconds,
         "machine": machine(),

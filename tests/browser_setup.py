@@ -54,7 +54,7 @@ def moving_face(portrait: Path, frames: int) -> list[Pixels]:
 
     The pictures, uint8 [480, 640, 3], go back to where they began, so that they can be repeated.
     """
-    model = load("tiny", size_px=448)
+    model = load("tiny", size_px=448, weights="none")
     appearance = encode_source(model, portrait)
     motion = scripted_motion(frames // 2, fps=FPS)
     requests = [ClipRequest(appearance=appearance, motion=row) for row in _rows(motion)]
@@ -94,7 +94,7 @@ class RunningServer:
 @contextlib.contextmanager
 def run_server(*arguments: str) -> Iterator[RunningServer]:
     """Run the real server on a free port of this machine, until the block ends."""
-    command = [sys.executable, "-m", "server", "--port", "0", *arguments]
+    command = [sys.executable, "-m", "server", "--port", "0", "--steps", "0", *arguments]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None, "it was asked for"

@@ -38,7 +38,7 @@ def portrait(portraits: list[Path]) -> Path:
 @pytest.fixture(scope="session")
 def driving_clip(portraits: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three seconds in which another portrait's avatar sways, speaks, blinks and looks around."""
-    model = load("tiny")
+    model = load("tiny", weights="none")
     appearance = encode_source(model, portraits[-1])
     motion = scripted_motion(FRAMES, fps=FPS)
     path = tmp_path_factory.mktemp("driving") / "driver.mp4"

@@ -15,7 +15,7 @@ from mimaface.types import Appearance, ClipRequest, Motion
 
 @pytest.fixture(scope="module")
 def appearances(portraits: list[Path]) -> list[Appearance]:
-    return [encode_source(load("tiny"), portrait) for portrait in portraits]
+    return [encode_source(load("tiny", weights="none"), portrait) for portrait in portraits]
 
 
 def test_a_batch_gives_what_single_requests_give(appearances: list[Appearance]) -> None:
@@ -25,7 +25,7 @@ def test_a_batch_gives_what_single_requests_give(appearances: list[Appearance]) 
         for appearance in appearances
         for at in (5, 30)
     ]
-    model = load("tiny")
+    model = load("tiny", weights="none")
     together = animate(model, requests)
     for request, clip in zip(requests, together, strict=True):
         np.testing.assert_array_equal(animate(model, [request])[0].pixels, clip.pixels)
@@ -33,7 +33,8 @@ def test_a_batch_gives_what_single_requests_give(appearances: list[Appearance]) 
 
 def test_a_clip_has_a_frame_for_each_frame_of_motion(appearances: list[Appearance]) -> None:
     [clip] = animate(
-        load("tiny"), [ClipRequest(appearance=appearances[0], motion=scripted_motion(7))]
+        load("tiny", weights="none"),
+        [ClipRequest(appearance=appearances[0], motion=scripted_motion(7))],
     )
     assert clip.pixels.shape == (7, 256, 256, 3)
     assert clip.pixels.dtype == np.uint8
@@ -42,7 +43,7 @@ def test_a_clip_has_a_frame_for_each_frame_of_motion(appearances: list[Appearanc
 def test_steps_the_model_cannot_do_are_refused(appearances: list[Appearance]) -> None:
     request = ClipRequest(appearance=appearances[0], motion=scripted_motion(1), steps=3)
     with pytest.raises(UnsupportedStepsError, match="not 3"):
-        animate(load("tiny"), [request])
+        animate(load("tiny", weights="none"), [request])
 
 
 def test_absolute_motion_cannot_drive(appearances: list[Appearance]) -> None:
@@ -63,7 +64,10 @@ def test_a_size_that_is_no_multiple_of_64_is_refused() -> None:
 def test_a_source_of_another_model_or_size_is_refused_alone(portraits: list[Path]) -> None:
     model = load("tiny", weights="random", size_px=64)
     motion = scripted_motion(1)
-    for other in (load("tiny", size_px=64), load("tiny", weights="random", size_px=128)):
+    for other in (
+        load("tiny", size_px=64, weights="none"),
+        load("tiny", weights="random", size_px=128),
+    ):
         request = ClipRequest(appearance=encode_source(other, portraits[0]), motion=motion, steps=1)
         with pytest.raises(ValueError, match="not encoded by this model at 64 pixels"):
             animate(model, [request])
@@ -103,7 +107,7 @@ def test_a_request_can_be_sent_to_another_worker(portraits: list[Path]) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"device": "gpu"}, {"precision": "int8"}, {"attention": "flash"}, {"size_px": -64}],
+    [{"device": "gpu"}, {"precision": "int4"}, {"attention": "flash"}, {"size_px": -64}],
 )
 def test_an_argument_that_is_no_choice_is_refused(options: dict[str, object]) -> None:
     [value] = options.values()

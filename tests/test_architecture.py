@@ -58,7 +58,7 @@ def test_the_public_names_are_few_sorted_and_there() -> None:
 
 def test_importing_the_library_loads_no_tracker_and_no_generator() -> None:
     loaded = python("-c", "import mimaface, sys; print(*sys.modules)").split()
-    assert not {"mediapipe", "torch", "jax", "aiortc"} & set(loaded)
+    assert not {"mediapipe", "torch", "jax", "aiortc", "onnxruntime"} & set(loaded)
 
 
 def test_constraints_are_exact_versions_and_nothing_else() -> None:

@@ -67,6 +67,12 @@ def test_a_walk_starts_at_a_noise_level_of_training(timestep: int) -> None:
         ({"condition": "mesh"}, "found released with mesh"),
         ({"size_px": 0}, "found 0"),
         ({"prediction": "sample"}, "found prediction 'sample' with 25 steps of euler"),
+        ({"most_px": 256}, "found most_px 256 of one that is not"),
+        ({"most_px": 100}, "most_px must be a multiple of 64, found 100"),
+        (
+            {"denoiser": replace(SD15.denoiser, residual=True)},
+            "a residual denoiser .* predicts the sample, found prediction 'epsilon'",
+        ),
     ],
 )
 def test_a_model_of_no_shape_is_refused(change: dict[str, Any], message: str) -> None:
@@ -78,6 +84,11 @@ def test_the_last_values_that_make_sense_are_taken() -> None:
     replace(SD15, new_frames=29)
     for timestep in (0, 999):
         Sampling(solver="clean", first_timestep=timestep)
+
+
+def test_networks_work_on_the_avatars_size_up_to_the_most_they_can() -> None:
+    assert [replace(TINY, size_px=size).working_px for size in (64, 256, 512)] == [64, 256, 256]
+    assert SD15.working_px == SD15.size_px
 
 
 def changed(path: str, value: Any) -> str:
@@ -125,6 +136,7 @@ def without(name: str) -> str:
         changed("samplings", {"4": {"solver": "heun"}}),
         changed("samplings", {"4": {}}),
         changed("size_px", "512"),
+        changed("most_px", "256"),
         changed("prediction", "velocity"),
     ],
 )

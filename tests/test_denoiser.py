@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import pytest
@@ -163,6 +164,16 @@ def test_statistics_in_training_are_those_of_all_frames() -> None:
     rows = rearrange(normalised, "b c f h w -> (b f h w) c")
     torch.testing.assert_close(rows.mean(dim=0), torch.zeros(6), atol=1e-5, rtol=0)
     torch.testing.assert_close(rows.var(dim=0, correction=0), torch.ones(6), atol=1e-4, rtol=0)
+
+
+def test_a_residual_denoiser_that_says_nothing_leaves_the_render() -> None:
+    config = replace(CONFIGS["tiny"].denoiser, residual=True)
+    denoiser = Denoiser(config, channels=CHANNELS, context_width=WIDTH).eval()
+    for parameter in denoiser.unet.conv_out.parameters():
+        nn.init.zeros_(parameter)
+    read = inputs()
+    render = read.noisy[:, CHANNELS : 2 * CHANNELS]
+    torch.testing.assert_close(denoiser(*read), render, atol=0, rtol=0)
 
 
 @every_norm

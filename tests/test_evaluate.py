@@ -1,4 +1,4 @@
-"""The ruler that compares an avatar with its driver, and the benches."""
+"""The ruler of what a face does, and the benches."""
 
 from __future__ import annotations
 
@@ -12,9 +12,16 @@ import pytest
 
 from mimaface.animate import load
 from mimaface.errors import UnsupportedStepsError
+from mimaface.evaluation.agreement import (
+    TARGETS,
+    Agreement,
+    agree,
+    amplitude,
+    correlation,
+    error,
+    signals,
+)
 from mimaface.evaluation.bench import Stopwatch, bench
-from mimaface.evaluation.evaluate import TARGETS, evaluate
-from mimaface.evaluation.metrics import amplitude, correlation, signals
 from mimaface.evaluation.scripted import scripted_motion
 from mimaface.face_mesh import canonical_face, rotation_matrix
 from mimaface.types import VERTICES, Floats, Motion
@@ -41,10 +48,14 @@ def performance() -> Motion:
     return filmed(scripted_motion(FRAMES))
 
 
+def agreements(driving: Motion, output: Motion) -> tuple[Agreement, ...]:
+    return agree(signals(driving), signals(output))
+
+
 def figures(driving: Motion, output: Motion) -> dict[str, tuple[float | None, float | None]]:
     return {
         each.target.signal: (each.correlation, each.amplitude)
-        for each in evaluate(driving, output).agreements
+        for each in agreements(driving, output)
     }
 
 
@@ -69,11 +80,12 @@ def test_signals_are_in_head_units_and_radians(performance: Motion) -> None:
 
 
 def test_a_perfect_copy_reaches_every_target(performance: Motion) -> None:
-    evaluation = evaluate(performance, performance)
-    assert [each.target for each in evaluation.agreements] == list(TARGETS)
-    for each in evaluation.agreements:
+    found = agreements(performance, performance)
+    assert [each.target for each in found] == list(TARGETS)
+    for each in found:
         assert each.correlation == pytest.approx(1.0)
         assert each.amplitude == pytest.approx(1.0)
+        assert each.error == 0
         assert each.is_reached
 
 
@@ -82,7 +94,7 @@ def test_half_the_movement_is_half_the_amplitude(performance: Motion) -> None:
     measured = figures(performance, weak)
     assert measured["yaw"] == (pytest.approx(1.0), pytest.approx(0.5))
     assert measured["gaze"] == (pytest.approx(1.0), pytest.approx(0.5))
-    reached = {e.target.signal: e.is_reached for e in evaluate(performance, weak).agreements}
+    reached = {each.target.signal: each.is_reached for each in agreements(performance, weak)}
     assert reached["gaze"]
     assert not reached["yaw"]
 
@@ -94,8 +106,7 @@ def test_movement_to_the_wrong_side_is_not_reached(performance: Motion) -> None:
 
 def test_a_still_output_has_no_correlation_and_reaches_nothing(performance: Motion) -> None:
     first: Motion = Motion.concatenate([performance[:1]] * FRAMES)
-    evaluation = evaluate(performance, replace(first, time_s=performance.time_s))
-    for each in evaluation.agreements:
+    for each in agreements(performance, replace(first, time_s=performance.time_s)):
         assert each.correlation is None
         assert each.amplitude == pytest.approx(0, abs=1e-9)
         assert not each.is_reached
@@ -107,30 +118,10 @@ def test_a_still_driver_gives_no_figures(performance: Motion) -> None:
     assert set(figures(still, performance).values()) == {(None, None)}
 
 
-def test_frames_without_a_face_are_left_out_and_counted(performance: Motion) -> None:
-    output = replace(
-        performance, valid=np.arange(FRAMES) >= 6, rotation=performance.rotation.copy()
-    )
-    output.rotation[:6] = 9.0
-    driving = replace(performance, valid=np.arange(FRAMES) < 54)
-    evaluation = evaluate(driving, output)
-    assert evaluation.compared_frames == 48
-    assert evaluation.face_share == pytest.approx(0.9)
-    assert all(each.correlation == pytest.approx(1.0) for each in evaluation.agreements)
-
-
 def test_no_common_frame_gives_no_figures(performance: Motion) -> None:
-    blind = replace(performance, valid=np.zeros(FRAMES, np.bool_))
-    evaluation = evaluate(performance, blind)
-    assert (evaluation.compared_frames, evaluation.face_share) == (0, 0)
-    assert not any(each.is_reached for each in evaluation.agreements)
-
-
-def test_frames_are_paired_by_time(performance: Motion) -> None:
-    every_other = performance[np.arange(0, FRAMES, 2)]
-    evaluation = evaluate(performance, every_other)
-    assert (evaluation.driving_frames, evaluation.output_frames) == (60, 30)
-    assert all(each.correlation == pytest.approx(1.0) for each in evaluation.agreements)
+    nothing = performance[:0]
+    assert set(figures(nothing, nothing).values()) == {(None, None)}
+    assert not any(each.is_reached for each in agreements(nothing, nothing))
 
 
 def test_relative_motion_has_no_signals() -> None:
@@ -138,16 +129,21 @@ def test_relative_motion_has_no_signals() -> None:
         signals(scripted_motion(3))
 
 
-def test_nothing_to_compare_is_the_callers_mistake(performance: Motion) -> None:
-    with pytest.raises(ValueError, match="no frames"):
-        evaluate(performance, performance[:0])
-
-
 def test_correlation_and_amplitude_are_those_of_the_textbook() -> None:
     driving = np.array([0.0, 1.0, 2.0, 3.0], np.float32)
     output: Floats = np.array([1.0, 0.0, 3.0, 2.0], np.float32)
     assert correlation(driving, output) == pytest.approx(0.6)
     assert amplitude(driving, 3 * driving + 1) == pytest.approx(3.0)
+
+
+def test_errors_are_in_the_drivers_deviations_and_about_each_faces_own_mean() -> None:
+    driving: Floats = np.array([-1.0, 1.0, -1.0, 1.0], np.float32)
+    assert error(driving, driving + 7) == pytest.approx(0)
+    assert error(driving, 2 * driving) == pytest.approx(1)
+    assert error(np.zeros_like(driving), driving) is None
+    # Many values share the deviation of the whole: those that hardly move count little.
+    both = np.stack([driving, 0 * driving], axis=1)
+    assert error(both, both + np.stack([0 * driving, driving], axis=1)) == pytest.approx(2**-0.5)
 
 
 def test_the_script_opens_the_mouth_shuts_the_eyes_and_is_the_same_each_time() -> None:
@@ -169,7 +165,12 @@ def test_the_stopwatch_notes_each_run_of_each_stage() -> None:
 def test_the_bench_times_every_stage(portrait: Path) -> None:
     ticks = count()
     run = bench(
-        load("tiny"), portrait, steps=0, frames=1, repeats=3, clock=lambda: next(ticks) / 1000
+        load("tiny", weights="none"),
+        portrait,
+        steps=0,
+        frames=1,
+        repeats=3,
+        clock=lambda: next(ticks) / 1000,
     )
     assert [each.stage for each in run.stages] == ["extract", "relative", "animate"]
     assert all(each.p50_ms == each.p95_ms == pytest.approx(1.0) for each in run.stages)

@@ -80,7 +80,7 @@ class BreakableExtractor(FaceMeshExtractor):
 def test_the_mark_never_appears(
     portrait: Path, driving_clip: Path, has_latency_marker: bool
 ) -> None:
-    model = load("tiny")
+    model = load("tiny", weights="none")
     appearance = encode_source(model, portrait)
     with VideoReader(driving_clip) as video:
         driver = [mark(rgb) for _, rgb in video]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mimaface.errors import UnreadableMediaError
-from mimaface.evaluation.metrics import signals
+from mimaface.evaluation.agreement import signals
 from mimaface.face_mesh import EYES, INNER_LIPS, canonical_face, gap
 from mimaface.motion import FaceMeshExtractor, OneEuroFilter, RelativeMotion, relative_ahead
 from mimaface.photo import read_photo

@@ -55,7 +55,7 @@ class Scene:
             AvatarTrack(self.live, fps=30),
             connect_timeout_s=connect_timeout_s,
             on_channel=lambda channel: Control(
-                channel, self.call, sources=self.sources, config=ServerConfig(size_px=256)
+                channel, self.call, sources=self.sources, config=ServerConfig(size_px=256, steps=0)
             ).run(),
             on_close=lambda _peer: self.closed.set(),
         )

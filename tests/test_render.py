@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mimaface.appearance import encode_photo
-from mimaface.evaluation.metrics import signals
+from mimaface.evaluation.agreement import signals
 from mimaface.face_mesh import canonical_face
 from mimaface.motion import FaceMeshExtractor
 from mimaface.raster import rasterize

@@ -46,7 +46,7 @@ class Server(uvicorn.Server):
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    config = ServerConfig(max_sessions=MAX_SESSIONS, size_px=256)
+    config = ServerConfig(max_sessions=MAX_SESSIONS, size_px=256, steps=0)
     server = Server(create_app(config, load_model(config)))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, args=([listener],))

@@ -1,0 +1,291 @@
+"""Make what is shipped of a trained `tiny`: python -m mimaface.training.export.
+
+Two files: the weights in half precision and, beside them, the denoiser as an int8 graph for a CPU.
+The graph takes one frame of one session. Its norms are folded into the layers beside them, and the
+attention over frames, of which there is one, becomes a linear layer. How far its tensors reach is
+read off the built-in portraits, performing the scripted motion.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import cycle
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+import numpy as np
+import onnx
+import torch
+from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+from torch import Tensor, nn
+
+from mimaface.animate import Model, animate, encode_source
+from mimaface.config import CONFIGS, to_json
+from mimaface.denoiser import ClipBatchNorm, Denoiser
+from mimaface.errors import WeightsError
+from mimaface.evaluation.scripted import scripted_motion
+from mimaface.generator import Generator
+from mimaface.int8 import INPUTS, OUTPUT, SUFFIX, WEIGHTS_KEY, Int8Denoiser, sha256
+from mimaface.native_logs import hide_native_logs
+from mimaface.photo import built_in_portraits
+from mimaface.types import ClipRequest, Floats
+from mimaface.video import whole_file
+from mimaface.weights import CONFIG_KEY, read, save
+
+OPSET: Final = 18
+FRAMES: Final = 24  # of each portrait, to calibrate
+EVERY: Final = 5  # frames of the scripted motion, so that all of it is seen
+
+Inputs = dict[str, Floats]  # of the graph, by name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """How far two models' pixels are apart, in levels of 255."""
+
+    mean: float
+    most: int
+
+
+def ship(weights: Path, output: Path, *, frames: int = FRAMES) -> None:
+    """Write what is shipped of trained weights.
+
+    Args:
+        weights: a weight file of a model that `CONFIGS` holds.
+        output: the weights in half precision; the graph goes beside it.
+        frames: of each portrait, to calibrate.
+
+    Raises:
+        WeightsError: the weights cannot be read, or are of other networks than their name's.
+        UnwritableMediaError: a file cannot be written there.
+    """
+    generator = read(weights)
+    config = CONFIGS[generator.config.name]
+    for part in ("denoiser", "mia", "encoder", "autoencoder", "prediction"):
+        if getattr(generator.config, part) != getattr(config, part):
+            raise WeightsError(f"{weights} has another {part} than the model {config.name} has now")
+    generator.config = config
+    save(generator, output, dtype=torch.float16)
+    generator = read(output)
+    generator.place(torch.device("cpu"), torch.float32)
+    export(
+        generator,
+        output.with_suffix(SUFFIX),
+        inputs=record(generator, frames=frames),
+        weights=output,
+    )
+
+
+def export(generator: Generator, path: Path, *, inputs: Sequence[Inputs], weights: Path) -> None:
+    """Write the int8 graph of a generator's denoiser.
+
+    Args:
+        generator: its denoiser must be residual and normalise by BatchNorm.
+        path: the file.
+        inputs: to calibrate.
+        weights: the file that the generator was read from.
+    """
+    example = tuple(torch.from_numpy(inputs[0][name]) for name in INPUTS)
+    with TemporaryDirectory() as folder, warnings.catch_warnings():
+        exact, prepared, int8 = (Path(folder) / name for name in ("exact", "prepared", "int8"))
+        # Sizes become constants, as they should; the exporter's successor wants another package.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            OneFrame(generator.denoiser),
+            example,
+            exact,
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=list(INPUTS),
+            output_names=[OUTPUT],
+        )
+        quant_pre_process(exact, prepared, skip_symbolic_shape=True)
+        quantize_static(
+            prepared,
+            int8,
+            _Replay(inputs),
+            op_types_to_quantize=["Conv", "Gemm", "MatMul"],
+            nodes_to_exclude=_attentions(onnx.load(prepared).graph),
+            per_channel=True,
+            reduce_range=True,  # older processors add products of whole bytes in too few bits
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            # Their outputs go into sums, norms and softmaxes of floats.
+            extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]},
+        )
+        graph = onnx.load(int8)
+    onnx.helper.set_model_props(
+        graph, {CONFIG_KEY: to_json(generator.config), WEIGHTS_KEY: sha256(weights)}
+    )
+    with whole_file(path) as partial:
+        partial.write_bytes(graph.SerializeToString())
+
+
+def record(generator: Generator, *, frames: int) -> list[Inputs]:
+    """Return what the denoiser reads while the built-in portraits perform the scripted motion."""
+    recorded: list[Inputs] = []
+
+    def note(_denoiser: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        noisy, timestep, tokens = (each.clone() for each in arguments)
+        rows = (noisy[:, :, 0], timestep, tokens[:, 0])
+        recorded.append({name: row.numpy() for name, row in zip(INPUTS, rows, strict=True)})
+
+    hook = generator.denoiser.register_forward_pre_hook(note)
+    model = Model(config=generator.config, generator=generator)
+    for _ in roll_out(model, frames=frames, steps=list(generator.config.samplings)):
+        pass
+    hook.remove()
+    return recorded
+
+
+def roll_out(model: Model, *, frames: int, steps: Sequence[int]) -> Iterator[Any]:
+    """Yield uint8 [H, W, 3], frame by frame, of the portraits performing the scripted motion.
+
+    Each frame is carried to the next one; the numbers of steps take turns.
+    """
+    script = scripted_motion(EVERY * frames)[::EVERY]
+    for photo in built_in_portraits():
+        appearance, ica = encode_source(model, photo), None
+        for row, count in zip(range(frames), cycle(steps), strict=False):
+            request = ClipRequest(
+                appearance=appearance, motion=script[row : row + 1], ica=ica, steps=count
+            )
+            [clip] = animate(model, [request])
+            ica = clip.ica
+            yield clip.pixels[0]
+
+
+def compare(generator: Generator, graph: Int8Denoiser, *, frames: int, steps: int) -> Difference:
+    """Return how far the int8 graph's roll-out is from the denoiser's own."""
+    model, pictures = Model(config=generator.config, generator=generator), []
+    for generator.int8 in (None, graph):
+        pictures.append(np.stack(list(roll_out(model, frames=frames, steps=[steps]))))
+    generator.int8 = None
+    apart = np.abs(pictures[0].astype(np.int16) - pictures[1])
+    return Difference(mean=float(apart.mean()), most=int(apart.max()))
+
+
+class _Replay(CalibrationDataReader):  # type: ignore[misc] # its package is not typed
+    def __init__(self, inputs: Sequence[Inputs]) -> None:
+        self._rest = iter(inputs)
+
+    def get_next(self) -> Inputs | None:
+        return next(self._rest, None)
+
+
+def _attentions(graph: Any) -> list[str]:
+    # The products without weights: queries with keys, and their softmax with values.
+    weights = {each.name for each in graph.initializer}
+    return [
+        node.name
+        for node in graph.node
+        if node.op_type == "MatMul" and weights.isdisjoint(node.input)
+    ]
+
+
+class OneFrame(nn.Module):
+    """A denoiser's network for one frame of one session, folded; without the render added."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        """Copy a denoiser whose norms are BatchNorms."""
+        super().__init__()
+        self.unet = fold(copy.deepcopy(denoiser.unet))
+
+    def forward(self, noisy: Tensor, timestep: Tensor, tokens: Tensor) -> Tensor:
+        """Return [1, C, h, w] of noisy [1, 3C+1, h, w], timestep [1] and tokens [1, L, D]."""
+        [prediction] = self.unet(noisy[:, :, None], timestep, tokens, return_dict=False)
+        return prediction[:, :, 0]
+
+
+class OneFrameAttention(nn.Module):
+    """Attention over one frame: the weight of its only value is 1, so two products are one."""
+
+    def __init__(self, attention: Any) -> None:
+        """Join the layers that make the value and the output."""
+        super().__init__()
+        value, out = attention.to_v, attention.to_out[0]
+        assert value.bias is None, "diffusers gives values no bias"
+        self.layer = nn.Linear(value.in_features, out.out_features)
+        self.layer.weight.data = out.weight.data @ value.weight.data
+        self.layer.bias.data = out.bias.data
+
+    def forward(self, hidden_states: Tensor, **_: Any) -> Tensor:
+        """Return [h w, 1, C] of the same shape."""
+        return self.layer(hidden_states)
+
+
+@torch.no_grad()
+def fold(unet: Any) -> nn.Module:
+    """Change a network into its form for one frame, which computes the same."""
+    for module in list(unet.modules()):
+        name = type(module).__name__
+        if name == "ResnetBlock2D":
+            # The second norm follows the sum of a convolution and the embedded timestep.
+            scale, shift = _affine(module.norm2)
+            _scale_rows(module.conv1, scale, shift)
+            _scale_rows(module.time_emb_proj, scale, torch.zeros_like(shift))
+            module.norm2 = nn.Identity()
+        elif name in ("Transformer2DModel", "AnimateDiffTransformer3D"):
+            # Their norm precedes a linear layer, which is linear in the norm's scale and shift.
+            scale, shift = _affine(module.norm)
+            weight = module.proj_in.weight
+            weight_rows = weight.flatten(1)
+            module.proj_in.bias += weight_rows @ shift
+            weight.copy_((weight_rows * scale).reshape(weight.shape))
+            module.norm = nn.Identity()
+        elif name == "BasicTransformerBlock" and module.pos_embed is not None:
+            module.attn1 = OneFrameAttention(module.attn1)
+            module.attn2 = OneFrameAttention(module.attn2)
+    for name, module in list(unet.named_modules()):
+        if isinstance(module, ClipBatchNorm):
+            plain = nn.BatchNorm2d(module.num_features, eps=module.eps)
+            plain.load_state_dict(module.state_dict())
+            unet.set_submodule(name, plain)
+    folded: nn.Module = unet.eval()
+    return folded
+
+
+def _affine(norm: Any) -> tuple[Tensor, Tensor]:
+    # What a BatchNorm multiplies by and adds, [C] each.
+    assert isinstance(norm, ClipBatchNorm), "only BatchNorm folds"
+    assert norm.running_mean is not None, "it has statistics"
+    assert norm.running_var is not None, "it has statistics"
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    return scale, norm.bias - norm.running_mean * scale
+
+
+def _scale_rows(layer: Any, scale: Tensor, shift: Tensor) -> None:
+    rows = scale.reshape(-1, *[1] * (layer.weight.ndim - 1))
+    layer.weight.mul_(rows)
+    layer.bias.copy_(layer.bias * scale + shift)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write both files, and how far int8 is from float32 as JSON."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mimaface.training.export", description="Make what is shipped of a model."
+    )
+    parser.add_argument("--weights", type=Path, required=True, help="what training made")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="the .safetensors to ship; .onnx goes beside it"
+    )
+    args = parser.parse_args(arguments)
+    ship(args.weights, args.output)
+    generator = read(args.output)
+    generator.place(torch.device("cpu"), torch.float32)
+    graph = Int8Denoiser(args.output.with_suffix(SUFFIX), weights=args.output, threads=1)
+    difference = compare(generator, graph, frames=FRAMES, steps=1)
+    sys.stdout.write(json.dumps(asdict(difference)) + "\n")
+
+
+if __name__ == "__main__":
+    hide_native_logs()
+    main()

@@ -1,0 +1,181 @@
+"""The int8 form of the denoiser: what it says, and when it is used."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from mimaface.animate import Model, Precision, animate, encode_source, load
+from mimaface.config import CONFIGS, from_json
+from mimaface.errors import WeightsError
+from mimaface.evaluation.scripted import scripted_motion
+from mimaface.generator import Generator
+from mimaface.int8 import INPUTS, Int8Denoiser
+from mimaface.training.export import OneFrame, compare, record, ship
+from mimaface.types import ClipRequest
+from mimaface.weights import CONFIG_KEY, randomize, save
+
+# Levels of 255, over a roll-out. Untrained weights change every pixel, by 4 levels on average.
+MEAN_APART, MOST_APART = 0.4, 12
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Untrained weights with the int8 graph beside them, as training would leave them."""
+    folder = tmp_path_factory.mktemp("shipped")
+    save(with_statistics(randomize(CONFIGS["tiny"])), folder / "trained.safetensors")
+    ship(folder / "trained.safetensors", folder / "tiny.safetensors", frames=3)
+    return folder / "tiny.safetensors"
+
+
+def with_statistics(generator: Generator) -> Generator:
+    """Give its BatchNorms statistics as of training, all of them different."""
+    noise = torch.Generator().manual_seed(0)
+    for name, buffer in generator.denoiser.named_buffers():
+        if name.endswith("running_var"):
+            buffer.uniform_(0.5, 2.0, generator=noise)
+        elif name.endswith("running_mean"):
+            buffer.normal_(0.0, 0.2, generator=noise)
+    return generator
+
+
+def generator_of(model: Model) -> Generator:
+    assert model.generator is not None
+    return model.generator
+
+
+def test_the_folded_network_computes_the_same() -> None:
+    config = replace(CONFIGS["tiny"], size_px=64)
+    generator = with_statistics(randomize(config))
+    generator.place(torch.device("cpu"), torch.float32)
+    channels = config.autoencoder.channels
+    folded = OneFrame(generator.denoiser)
+    for inputs in record(generator, frames=2):
+        noisy, timestep, tokens = (torch.from_numpy(inputs[name]) for name in INPUTS)
+        with torch.inference_mode():
+            whole = generator.denoiser(noisy[:, :, None], timestep, tokens[:, None])
+            correction = folded(noisy, timestep, tokens)
+        render = noisy[:, channels : 2 * channels]
+        torch.testing.assert_close(render + correction, whole[:, :, 0], atol=1e-5, rtol=1e-5)
+
+
+def test_pixels_are_near_those_of_the_denoiser(shipped: Path) -> None:
+    model = load("tiny", weights=shipped, device="cpu", precision="float32")
+    graph = Int8Denoiser(shipped.with_suffix(".onnx"), weights=shipped, threads=1)
+    difference = compare(generator_of(model), graph, frames=4, steps=1)
+    assert 0 < difference.mean < MEAN_APART
+    assert difference.most <= MOST_APART
+
+
+def test_rows_of_a_batch_are_computed_alone(shipped: Path, portraits: list[Path]) -> None:
+    model = load("tiny", weights=shipped, device="cpu", precision="int8")
+    requests = [
+        ClipRequest(appearance=encode_source(model, photo), motion=scripted_motion(1), steps=2)
+        for photo in portraits[:2]
+    ]
+    for clip, request in zip(animate(model, requests), requests, strict=True):
+        [alone] = animate(model, [request])
+        assert np.abs(clip.pixels.astype(int) - alone.pixels).max() <= 1
+
+
+def test_clips_of_several_frames_are_left_to_the_denoiser(shipped: Path, portrait: Path) -> None:
+    models = [
+        load("tiny", weights=shipped, device="cpu", precision=precision)
+        for precision in ("int8", "float32")
+    ]
+    source = encode_source(models[0], portrait)
+    request = ClipRequest(appearance=source, motion=scripted_motion(2), steps=1)
+    [[one], [other]] = (animate(model, [request]) for model in models)
+    np.testing.assert_array_equal(one.pixels, other.pixels)
+
+
+def test_the_graph_names_its_model(shipped: Path) -> None:
+    props = onnx.load(shipped.with_suffix(".onnx")).metadata_props
+    [config] = [each.value for each in props if each.key == CONFIG_KEY]
+    assert from_json(config) == CONFIGS["tiny"]
+
+
+@pytest.mark.parametrize(
+    ("size_px", "precision", "used"),
+    [
+        (256, "auto", "int8"),
+        (512, "auto", "int8"),
+        (512, "int8", "int8"),
+        (64, "auto", "float32"),
+        (256, "bfloat16", "bfloat16"),
+    ],
+)
+def test_a_cpu_uses_the_graph_where_it_fits(
+    size_px: int, precision: Precision, used: str, shipped: Path
+) -> None:
+    model = load("tiny", size_px=size_px, weights=shipped, device="cpu", precision=precision)
+    assert model.precision == used
+
+
+def test_int8_of_another_size_or_of_no_training_is_refused(shipped: Path) -> None:
+    with pytest.raises(ValueError, match=r"works on 256 pixels.* avatar of 64"):
+        load("tiny", size_px=64, weights=shipped, device="cpu", precision="int8")
+    with pytest.raises(ValueError, match="choose float32"):
+        load("tiny", weights="random", device="cpu", precision="int8")
+
+
+def test_a_graph_that_cannot_be_used_is_named(shipped: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "tiny.safetensors"
+    shutil.copy(shipped, weights)
+    assert load("tiny", weights=weights, device="cpu").precision == "float32"
+    with pytest.raises(WeightsError, match=r"no int8 denoiser .*: make it with python -m"):
+        load("tiny", weights=weights, device="cpu", precision="int8")
+    weights.with_suffix(".onnx").write_bytes(b"no graph")
+    with pytest.raises(WeightsError, match="cannot be read as ONNX"):
+        load("tiny", weights=weights, device="cpu")
+    shutil.copy(shipped.with_suffix(".onnx"), tmp_path)
+    load("tiny", weights=weights, device="cpu")
+    save(randomize(CONFIGS["tiny"], seed=1), weights)
+    with pytest.raises(WeightsError, match=r"tiny\.onnx was not made from"):
+        load("tiny", weights=weights, device="cpu")
+
+
+def test_weights_of_other_networks_are_not_shipped(tmp_path: Path) -> None:
+    tiny = CONFIGS["tiny"]
+    other = replace(tiny, denoiser=replace(tiny.denoiser, residual=False), most_px=None)
+    save(randomize(other), tmp_path / "other.safetensors")
+    with pytest.raises(WeightsError, match="another denoiser than the model tiny has now"):
+        ship(tmp_path / "other.safetensors", tmp_path / "tiny.safetensors")
+
+
+def test_the_weights_of_the_package_are_the_default(
+    shipped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules[load.__module__], "ASSETS", shipped.parent)
+    model = load("tiny", device="cpu")
+    assert (model.precision, model.default_steps) == ("int8", 1)
+    assert load("sd15", device="cpu").steps == (0,)
+    mesh = load("tiny", weights="none")
+    assert (mesh.precision, mesh.default_steps) == (None, 0)
+
+
+def test_without_weights_in_the_package_the_mesh_is_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules[load.__module__], "ASSETS", tmp_path)
+    assert load("tiny").steps == (0,)
+
+
+def test_a_model_that_draws_its_mesh_needs_no_torch() -> None:
+    command = "from mimaface import load; load('tiny', weights='none'); import sys"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{command}; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[1],
+    )
+    assert not {"torch", "diffusers", "onnxruntime"} & set(done.stdout.split())
