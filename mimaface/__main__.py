@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
@@ -17,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryFile
 from time import perf_counter
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, get_args
 
 import numpy as np
 from rich.console import Console
@@ -25,16 +24,25 @@ from rich.progress import track as with_progress
 from rich.table import Table
 
 import mimaface
-from mimaface.animate import Model, animate, encode_source, load
+from mimaface.animate import (
+    Model,
+    Precision,
+    animate,
+    built_in_weights,
+    encode_source,
+    load,
+)
 from mimaface.appearance import paste_back
 from mimaface.config import AUTOENCODERS, CONFIGS
 from mimaface.driving import mean_fps, open_driver
 from mimaface.errors import MimafaceError, UnwritableMediaError
+from mimaface.evaluation import command as evaluation
 from mimaface.evaluation.bench import Run, Stopwatch, bench, device_name, machine
-from mimaface.evaluation.evaluate import FACE_SHARE_TARGET, Evaluation, evaluate
 from mimaface.motion import FaceMeshExtractor
 from mimaface.native_logs import hide_native_logs
 from mimaface.photo import built_in_portraits, read_photo
+from mimaface.training.data import require_extra
+from mimaface.training.options import add_distill_flags, add_train_flags
 from mimaface.types import ClipRequest, Motion
 from mimaface.video import VideoReader, naming_errors, whole_file, write_video
 
@@ -76,7 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--driving", type=Path, required=True, help="a video, or motion as .npz")
     added.add_argument("--output", type=_named(".mp4"), required=True, help="the video to make")
     _add_model(added)
-    added.add_argument("--steps", type=_count, default=0, help="denoising steps; 0 is the mesh")
+    added.add_argument(
+        "--steps", type=_count, help="denoising steps; 0 is the mesh; else 1, if there are weights"
+    )
     added.add_argument("--seed", type=_count, default=0, help="of the denoiser's noise")
     framing = added.add_mutually_exclusive_group()
     framing.add_argument(
@@ -90,13 +100,13 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--driving", type=Path, required=True, help="the video")
     added.add_argument("--output", type=_named(".npz"), required=True, help="the motion file")
 
-    added = command("evaluate", _evaluate, "measure how an output follows its driver")
-    added.add_argument("--driving", type=Path, required=True, help="the video that drove")
-    added.add_argument("--output", type=Path, required=True, help="the video that was made")
+    added = command("evaluate", _evaluate, "make an avatar of a video and measure it")
+    _add_model(added)
+    evaluation.add_arguments(added, count=_count)
 
     added = command("bench", _bench, "time each stage on this machine")
     _add_model(added)
-    added.add_argument("--steps", type=_counts, default="0", help="denoising steps, as 1,2,4")
+    added.add_argument("--steps", type=_counts, default="0,1", help="denoising steps, as 1,2,4")
     added.add_argument(
         "--frames", type=_counts, help="frames of a clip, as 4,10; else the model's own number"
     )
@@ -122,13 +132,19 @@ def _parser() -> argparse.ArgumentParser:
         default="float32",
         help="of the file; float32 is exact, the others take half the room",
     )
+
+    added = command("train", _train, "train the embedded model on shards of clips")
+    add_train_flags(added)
+
+    added = command("distill", _distill, "teach a trained model to make pictures in few steps")
+    add_distill_flags(added)
     return parser
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", choices=CONFIGS, default="tiny", help="which model")
     parser.add_argument(
-        "--weights", help="file of its weights, or 'random'; without, it draws its mesh"
+        "--weights", help="a file, 'random', or 'none' for the mesh; else those of the package"
     )
     parser.add_argument("--size", type=int, choices=SIZES, help="side in pixels, if not its own")
     parser.add_argument(
@@ -136,9 +152,9 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--precision",
-        choices=("auto", "float32", "bfloat16", "float16"),
+        choices=get_args(Precision),
         default="auto",
-        help="of what works for every frame; auto is bfloat16 on a GPU",
+        help="of what works for every frame; auto is bfloat16 on a GPU, int8 on a CPU if it can",
     )
     parser.add_argument(
         "--attention",
@@ -150,7 +166,9 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 def _load(args: argparse.Namespace, **options: Any) -> Model:
     weights = args.weights
-    if weights not in (None, "random"):
+    if weights is None and not args.steps and args.steps is not None:
+        weights = "none"  # nothing else is needed
+    if weights not in (None, "random", "none"):
         weights = Path(weights)
     try:
         return load(
@@ -180,13 +198,12 @@ def _animate(args: argparse.Namespace) -> dict[str, Any]:
     for given in (args.source, args.driving):
         if given.exists() and args.output.exists() and given.samefile(args.output):
             raise UnwritableMediaError(f"{given} would be overwritten: name another output")
-    if args.weights and not args.steps:
-        args.usage_error("--weights are for denoising steps: name --steps too")
     stopwatch = Stopwatch(perf_counter)
     with ExitStack() as stack:
         with stopwatch.stage("load"):
             model = _load(args)
-            model.check_steps(args.steps)
+            steps = model.default_steps if args.steps is None else args.steps
+            model.check_steps(steps)
             photo = read_photo(args.source)
             appearance = encode_source(model, photo)
         size = model.config.size_px
@@ -215,7 +232,7 @@ def _animate(args: argparse.Namespace) -> dict[str, Any]:
                 appearance=appearance,
                 motion=Motion.concatenate(motions),
                 ica=ica,
-                steps=args.steps,
+                steps=steps,
                 seed=args.seed,
             )
             with stopwatch.stage("animate"):
@@ -269,62 +286,19 @@ def _tracked(path: Path) -> tuple[Motion, list[str]]:
 
 
 def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
-    (driving, driving_notes), (output, output_notes) = map(_tracked, (args.driving, args.output))
-    evaluation = evaluate(driving, output)
-    Console().print(_table(evaluation))
-    return {
-        "driving_frames": evaluation.driving_frames,
-        "output_frames": evaluation.output_frames,
-        "compared_frames": evaluation.compared_frames,
-        "face_share": evaluation.face_share,
-        "signals": {
-            each.target.signal: {
-                "correlation": each.correlation,
-                "amplitude": each.amplitude,
-                "reached": each.is_reached,
-            }
-            for each in evaluation.agreements
-        },
-        "notes": driving_notes + output_notes,
-    }
-
-
-def _table(evaluation: Evaluation) -> Table:
-    table = Table("signal", caption_justify="left")
-    for heading in ("correlation", "wanted", "amplitude", "wanted", "reached"):
-        table.add_column(heading, justify="right")
-
-    def figure(value: float | None) -> str:
-        return "does not move" if value is None else f"{value:.3f}"
-
-    for each in evaluation.agreements:
-        least, most = each.target.amplitude
-        wanted = "" if not least else f">= {least}" if math.isinf(most) else f"{least}..{most}"
-        table.add_row(
-            each.target.signal.replace("_", " "),
-            figure(each.correlation),
-            f">= {each.target.correlation}",
-            figure(each.amplitude),
-            wanted,
-            "yes" if each.is_reached else "[red]no[/red]",
-        )
-    table.caption = (
-        f"{evaluation.output_frames} output frames for {evaluation.driving_frames} driving ones; "
-        f"{evaluation.face_share:.1%} show a face (wanted >= {FACE_SHARE_TARGET:.0%}); figures "
-        f"over the {evaluation.compared_frames} frames where both do; amplitude is output over "
-        "driver"
-    )
-    return table
+    return evaluation.run(args, _load(args), progress=_progress)
 
 
 def _bench(args: argparse.Namespace) -> dict[str, Any]:
     photo = args.source or built_in_portraits()[0]
-    if args.weights is None and any(args.steps):
+    if args.weights is None and not any(args.steps):
+        args.weights = "none"
+    elif args.weights is None and (args.decoder or not built_in_weights(args.model)):
         args.weights = "random"  # as quick as trained ones
-    if args.weights and not any(args.steps):
-        args.usage_error("--weights are for denoising steps: name --steps too")
     model = _load(args, decoder=args.decoder)
     if args.compile and model.generator is not None:
+        if model.generator.int8 is not None:
+            args.usage_error("--compile is for torch: name another --precision than int8")
         model.generator.denoiser.compile(dynamic=False)
     config = model.config
     lengths = {steps: args.frames or [_own_frames(model, steps)] for steps in args.steps}
@@ -336,7 +310,7 @@ def _bench(args: argparse.Namespace) -> dict[str, Any]:
         ]
     except ValueError as error:
         args.usage_error(str(error))
-    precision = "no generator" if model.generator is None else str(model.generator.dtype)[6:]
+    precision = model.precision or "no generator"
     print(f"{args.model} at {config.size_px}x{config.size_px}, {precision}, {device_name(model)}")
     Console().print(_bench_table(runs))
     return {
@@ -417,6 +391,20 @@ def _convert(args: argparse.Namespace) -> dict[str, Any]:
         "fused_layers": fused,
         "size": generator.config.size_px,
     }
+
+
+def _train(args: argparse.Namespace) -> dict[str, Any]:
+    require_extra()
+    from mimaface.training.train import run
+
+    return run(args)
+
+
+def _distill(args: argparse.Namespace) -> dict[str, Any]:
+    require_extra()
+    from mimaface.training.distill import run
+
+    return run(args)
 
 
 def _check_output(path: Path) -> None:
