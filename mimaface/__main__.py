@@ -1,4 +1,4 @@
-"""The command line: python -m mimaface animate | track | evaluate | bench | fetch | convert.
+"""The command line: python -m mimaface COMMAND, with --help for what there is.
 
 Tables and progress are for people; the last line on stdout is JSON, for programs. An error takes
 one line on stderr and ends with status 1.

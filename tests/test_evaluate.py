@@ -90,12 +90,14 @@ def test_a_perfect_copy_reaches_every_target(performance: Motion) -> None:
 
 
 def test_half_the_movement_is_half_the_amplitude(performance: Motion) -> None:
-    weak = replace(performance, rotation=performance.rotation / 2, gaze=performance.gaze / 2)
+    turns = performance.rotation * np.array([1, 0.5, 1], np.float32)
+    weak = replace(performance, rotation=turns, gaze=performance.gaze / 2)
     measured = figures(performance, weak)
     assert measured["yaw"] == (pytest.approx(1.0), pytest.approx(0.5))
     assert measured["gaze"] == (pytest.approx(1.0), pytest.approx(0.5))
     reached = {each.target.signal: each.is_reached for each in agreements(performance, weak)}
-    assert reached["gaze"]
+    assert reached["roll"]
+    assert not reached["gaze"]
     assert not reached["yaw"]
 
 

@@ -120,7 +120,7 @@ def test_an_avatar_of_the_drivers_first_frame_looks_like_the_driver(
     assert evaluation.likeness.ssim > 0.9
     assert 0.4 < evaluation.sharpness < 1.1
     assert evaluation.flicker is not None
-    assert 0 < evaluation.flicker.driver < evaluation.flicker.output < 3
+    assert 0 < evaluation.flicker.output < 1.15 * evaluation.flicker.driver < 3
     assert all(each.is_reached for each in evaluation.agreements)
     assert evaluation.expression_error < 1
     assert evaluation.seams is None
@@ -307,7 +307,7 @@ def test_evaluate_fills_a_folder_and_shows_tables(
         "error",
         "reached",
     }
-    for word in ("PSNR of eyes and mouth", "mouth opening", ">= 0.85", "flicker"):
+    for word in ("PSNR of eyes and mouth", "mouth opening", ">= 0.9", "flicker"):
         assert word in shown
     with Image.open(folder / "sheet.png") as sheet:
         assert sheet.size == (8 * 256, 4 * (256 + 16))
@@ -379,5 +379,6 @@ def test_a_real_first_frame_looks_like_its_video(mesh_only: Model) -> None:
 def test_real_photos_do_what_a_real_driver_does(mesh_only: Model, photo: str) -> None:
     evaluation, _ = evaluated(mesh_only, MEDIA / "emma.mp4", MEDIA / photo)
     assert evaluation.face_share >= 0.99
-    missed = [each for each in evaluation.agreements if not each.is_reached]
-    assert not missed
+    for each in evaluation.agreements:
+        assert each.correlation is not None
+        assert each.correlation >= each.target.correlation

@@ -74,12 +74,12 @@ class Target:
 
 
 TARGETS: Final = (
-    Target(signal="mouth_opening", correlation=0.85, amplitude=(0.5, 1.5)),
-    Target(signal="eye_closure", correlation=0.7, amplitude=(0.4, np.inf)),
+    Target(signal="mouth_opening", correlation=0.9, amplitude=(0.6, 1.4)),
+    Target(signal="eye_closure", correlation=0.8, amplitude=(0.6, 1.4)),
     Target(signal="yaw", correlation=0.95, amplitude=(0.6, 1.4)),
     Target(signal="pitch", correlation=0.9),
     Target(signal="roll", correlation=0.9),
-    Target(signal="gaze", correlation=0.5),
+    Target(signal="gaze", correlation=0.7, amplitude=(0.6, 1.4)),
 )
 FACE_SHARE_TARGET: Final = 0.99
 

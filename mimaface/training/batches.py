@@ -167,7 +167,9 @@ class Batches:
 class Curriculum:
     """Batches of one stage of training after the other; only the present stage's are held."""
 
-    def __init__(self, places: Sequence[ClipPlace], stages: Sequence[tuple[int, BatchOptions]]):
+    def __init__(
+        self, places: Sequence[ClipPlace], stages: Sequence[tuple[int, BatchOptions]]
+    ) -> None:
         """Check the clips against all stages: options, and the number where each stage ends."""
         self._places, self._stages = places, [each for each in stages if each[0] > 0]
         for _, options in self._stages:

@@ -81,7 +81,7 @@ class DistillOptions(LoopOptions):
     teacher: Path
     clips: int = 3
     crop_px: int = 128
-    crop_share: float = 0.6
+    crop_share: float = 0.8
     nothing_share: float = 0.5
     spoilt_share: float = 0.2
     critic_share: float = 0.4

@@ -81,7 +81,7 @@ def train(data: Path, *, minutes: float, seed: int) -> TAESD:
             F.l1_loss(made.diff(dim=axis), images.diff(dim=axis)) for axis in (2, 3)
         )
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         number += 1

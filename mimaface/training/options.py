@@ -63,12 +63,12 @@ class LoopOptions:
 
 def add_train_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `mimaface train`."""
-    _add_loop_flags(parser, steps=3000, batch=8, rate=6e-4)
+    _add_loop_flags(parser, steps=1200, batch=8, rate=6e-4)
     parser.add_argument(
         "--image-share", type=float, default=0.4, help="of the steps, on single frames"
     )
     parser.add_argument("--crop-px", type=int, default=128, help="side of the crops; 0 for none")
-    parser.add_argument("--crop-share", type=float, default=0.5, help="of the steps, on crops")
+    parser.add_argument("--crop-share", type=float, default=0.6, help="of the steps, on crops")
     parser.add_argument(
         "--walk-share", type=float, default=0.8, help="of the rows, at levels of few-step walks"
     )
@@ -79,13 +79,13 @@ def add_train_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_distill_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `mimaface distill`."""
-    _add_loop_flags(parser, steps=800, batch=8, rate=1e-4)
+    _add_loop_flags(parser, steps=1500, batch=8, rate=4e-4)
     parser.add_argument(
         "--teacher", type=Path, required=True, help="weight file, or a checkpoint's folder"
     )
     parser.add_argument("--clips", type=int, default=3, help="R, clips of a roll-out")
     parser.add_argument("--crop-px", type=int, default=128, help="side of the crops; 0 for none")
-    parser.add_argument("--crop-share", type=float, default=0.6, help="of the steps, on crops")
+    parser.add_argument("--crop-share", type=float, default=0.8, help="of the steps, on crops")
     parser.add_argument("--critic-share", type=float, default=0.4, help="of the steps, without it")
 
 

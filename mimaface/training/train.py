@@ -21,7 +21,7 @@ from torch import Tensor
 from mimaface.config import CONFIGS, TRAIN_TIMESTEPS, ModelConfig
 from mimaface.denoiser import predict
 from mimaface.schedule import add_noise, trailing_timesteps
-from mimaface.training.batches import Batch, Batches, BatchOptions
+from mimaface.training.batches import Batch, Batches, BatchOptions, Curriculum
 from mimaface.training.carried import CARRY_NOISE, carry_rows, draw, warm_rows
 from mimaface.training.checkpoint import Learner
 from mimaface.training.data import ClipPlace, index_clips
@@ -64,7 +64,7 @@ class TrainOptions(LoopOptions):
 
     image_share: float = 0.4
     crop_px: int = 128
-    crop_share: float = 0.5
+    crop_share: float = 0.6
     carry_share: float = 0.5
     walk_share: float = 0.8
     warm_share: float = 0.9
@@ -101,37 +101,31 @@ def train(config: ModelConfig, options: TrainOptions) -> dict[str, Any]:
     learner = new_learner(config, options, accelerator.device)
     image_steps = round(options.image_share * options.steps)
     crop_steps = round(options.crop_share * options.steps) if options.crop_px else 0
-    pools: dict[tuple[int, bool], Batches] = {}
-
-    def batch_of(step: int) -> Batch:
-        key = (1 if step < image_steps else 2, step < crop_steps)
-        if key not in pools:
-            for old in pools.values():
-                old.close()
-            pools.clear()
-            frames, is_cropped = key
-            pools[key] = Batches(
-                places,
+    batches = Curriculum(
+        places,
+        [
+            (
+                end,
                 BatchOptions(
                     size=options.batch,
-                    frames=frames,
+                    frames=1 if end <= image_steps else 2,
                     seed=options.seed,
-                    crop_px=options.crop_px if is_cropped else None,
+                    crop_px=options.crop_px if end <= crop_steps else None,
                 ),
             )
-        return pools[key][step].to(accelerator.device)
+            for end in sorted({image_steps, crop_steps, options.steps})
+        ],
+    )
+
+    def step(number: int) -> Losses:
+        batch = batches[number].to(accelerator.device)
+        return take_step(learner, options, accelerator, batch, number)
 
     try:
-        return fit(
-            learner,
-            options,
-            accelerator,
-            lambda step: take_step(learner, options, accelerator, batch_of(step), step),
-            sheet_maker(learner, shown, accelerator.device, steps=1),
-        )
+        sheet = sheet_maker(learner, shown, accelerator.device, steps=1)
+        return fit(learner, options, accelerator, step, sheet)
     finally:
-        for each in pools.values():
-            each.close()
+        batches.close()
 
 
 def take_step(
