@@ -23,6 +23,7 @@ from mimaface.training.losses import (
     pixel_loss,
     region_weights,
     sample_loss,
+    square_loss,
     temporal_loss,
 )
 from mimaface.types import VERTICES
@@ -80,6 +81,15 @@ def test_the_true_sample_costs_nothing_and_an_error_its_square() -> None:
     true = noise(2, 1, 3, 4, 4)
     assert sample_loss(true, true) == 0
     torch.testing.assert_close(sample_loss(true + 2, true), torch.tensor(4.0))
+
+
+def test_pixels_of_no_weight_add_nothing_to_the_square_error() -> None:
+    true = noise(1, 3, 4, 4)
+    wrong = true.clone()
+    wrong[..., :2] += 2
+    weights = torch.zeros(1, 1, 4, 4)
+    weights[..., 1:] = 1
+    torch.testing.assert_close(square_loss(wrong, true, weights), torch.tensor(4 / 3))
 
 
 def eye_landmarks(x: float, y: float) -> Tensor:

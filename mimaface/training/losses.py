@@ -90,6 +90,11 @@ def pixel_loss(images: Tensor, target: Tensor, weights: Tensor) -> Tensor:
     return _mean(distance, weights)
 
 
+def square_loss(images: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+    """Return the mean square error []; least at the mean of all that may be there."""
+    return _mean((images - target) ** 2, weights)
+
+
 def gradient_loss(images: Tensor, target: Tensor, weights: Tensor) -> Tensor:
     """Return the mean absolute error [] of the steps from pixel to pixel, across and down."""
     error = images - target

@@ -33,6 +33,7 @@ from mimaface.training.losses import (
     perceptual_loss,
     pixel_loss,
     region_weights,
+    square_loss,
 )
 from mimaface.video import naming_errors, whole_file
 
@@ -43,7 +44,7 @@ class LossWeights:
 
     Attributes:
         sample: of the clean latents.
-        pixel, gradient, laplacian, perceptual: of the decoded picture.
+        pixel, square, gradient, laplacian, perceptual: of the decoded picture.
         temporal: of its change since the frame before.
         identity: of the source encoder's class tokens.
         adversarial: of the critic's opinion.
@@ -51,6 +52,7 @@ class LossWeights:
 
     sample: float = 1.0
     pixel: float = 1.0
+    square: float = 4.0
     gradient: float = 1.0
     laplacian: float = 0.5
     perceptual: float = 0.1
@@ -170,6 +172,7 @@ def picture_losses(
         perceptual = perceptual_loss(flat, wanted, average.encoder.convolutions)
     return {
         "pixel": pixel_loss(flat, wanted, counts),
+        "square": square_loss(flat, wanted, counts),
         "gradient": gradient_loss(flat, wanted, counts),
         "laplacian": laplacian_loss(flat, wanted, counts),
         "perceptual": perceptual,
