@@ -110,6 +110,16 @@ def read(path: Path, *, attention: AttentionKernel = "sdpa") -> Generator:
     return generator
 
 
+def read_notes(path: Path) -> dict[str, str]:
+    """Return the further metadata that `save` wrote; none where there is no such file to read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+    except (OSError, SafetensorError):
+        return {}
+    return {key: value for key, value in metadata.items() if key != CONFIG_KEY}
+
+
 def randomize(
     config: ModelConfig, *, seed: int = 0, attention: AttentionKernel = "sdpa"
 ) -> Generator:

@@ -94,7 +94,7 @@ class RunningServer:
 @contextlib.contextmanager
 def run_server(*arguments: str) -> Iterator[RunningServer]:
     """Run the real server on a free port of this machine, until the block ends."""
-    command = [sys.executable, "-m", "server", "--port", "0", "--steps", "0", *arguments]
+    command = [sys.executable, "-m", "server", "--port", "0", *arguments]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None, "it was asked for"

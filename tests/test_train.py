@@ -21,7 +21,7 @@ from mimaface.errors import MimafaceError, UnreadableMediaError, WeightsError
 from mimaface.training import train as training
 from mimaface.training.batches import Batches, BatchOptions
 from mimaface.training.checkpoint import MOST_BYTES, checkpoints, read_average, save_checkpoint
-from mimaface.training.data import index_clips
+from mimaface.training.data import index_clips, read_clip
 from mimaface.training.loop import fit, make_average, make_optimizer, rate_at, step_optimizer
 from mimaface.training.train import TrainOptions, draw_timesteps, new_learner, take_step, train
 from tests.learning import SMALL, log_lines, random_shards
@@ -86,7 +86,7 @@ def test_training_starts_at_the_render_and_learns(
         return take_step(learner, longer, accelerator, one, step)
 
     learner.optimizer.zero_grad()
-    fit(learner, longer, accelerator, same, lambda *_: {})
+    fit(learner, longer, accelerator, same, lambda *_: {}, data={})
     found = losses(options.output)
     assert np.mean(found[-5:]) < 0.7 * found[0]
 
@@ -130,7 +130,7 @@ def test_a_gradient_that_is_no_number_ends_training(
         return {"loss": torch.zeros(())}
 
     with pytest.raises(MimafaceError, match="gradient of step 0 is no number"):
-        fit(learner, options, accelerator, break_it, lambda *_: {})
+        fit(learner, options, accelerator, break_it, lambda *_: {}, data={})
 
 
 def test_checkpoints_are_small_files_and_only_the_last_ones_are_kept(
@@ -163,6 +163,8 @@ def test_weights_hold_the_average_and_say_how_they_were_made(options: TrainOptio
         notes = file.metadata()
     assert (notes["seed"], notes["steps"]) == ("3", "2")
     assert notes["commit"]
+    clips, clip = index_clips(options.data), read_clip(index_clips(options.data)[0])
+    assert (notes["data_seed"], notes["clips"]) == (str(clip.seed), str(len(clips)))
 
 
 def test_a_damaged_checkpoint_is_one_clear_error(options: TrainOptions) -> None:

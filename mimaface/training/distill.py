@@ -53,7 +53,7 @@ from mimaface.training.networks import (
     walk,
 )
 from mimaface.training.options import LoopOptions
-from mimaface.training.train import sheet_maker, split_clips
+from mimaface.training.train import notes_of, sheet_maker, split_clips
 from mimaface.weights import read
 
 CRITIC_BETAS: Final = (0.0, 0.99)
@@ -154,7 +154,7 @@ def distill(options: DistillOptions) -> dict[str, Any]:
 
     try:
         sheet = sheet_maker(learner, shown, accelerator.device, steps=1)
-        return fit(learner, options, accelerator, step, sheet)
+        return fit(learner, options, accelerator, step, sheet, data=notes_of(places))
     finally:
         batches.close()
 

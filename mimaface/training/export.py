@@ -38,7 +38,7 @@ from mimaface.native_logs import hide_native_logs
 from mimaface.photo import built_in_portraits
 from mimaface.types import ClipRequest, Floats
 from mimaface.video import whole_file
-from mimaface.weights import CONFIG_KEY, read, save
+from mimaface.weights import CONFIG_KEY, read, read_notes, save
 
 OPSET: Final = 18
 FRAMES: Final = 24  # of each portrait, to calibrate
@@ -73,7 +73,7 @@ def ship(weights: Path, output: Path, *, frames: int = FRAMES) -> None:
         if getattr(generator.config, part) != getattr(config, part):
             raise WeightsError(f"{weights} has another {part} than the model {config.name} has now")
     generator.config = config
-    save(generator, output, dtype=torch.float16)
+    save(generator, output, dtype=torch.float16, notes=read_notes(weights))
     generator = read(output)
     generator.place(torch.device("cpu"), torch.float32)
     export(

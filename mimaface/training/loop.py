@@ -93,11 +93,13 @@ def fit(
     take_step: TakeStep,
     make_sheet: MakeSheet,
     *,
+    data: Mapping[str, str],
     clock: Callable[[], float] = perf_counter,
 ) -> dict[str, Any]:
     """Train from the newest checkpoint of the output folder, if there is one; return a summary.
 
-    It ends with a checkpoint and the average's weights, after all steps or the minutes.
+    It ends with a checkpoint and the average's weights, after all steps or the minutes. Their notes
+    are what `data` says, the seed, the steps and the commit.
     """
     try:
         options.output.mkdir(parents=True, exist_ok=True)
@@ -105,7 +107,7 @@ def fit(
         raise UnwritableMediaError(f"{options.output} cannot be made: {error}") from error
     if done := checkpoints(options.output):
         resume(learner, done[-1])
-    first, start_s = learner.step, clock()
+    first, start_s, commit = learner.step, clock(), _commit()
     sums: dict[str, float] = defaultdict(float)
     with ExitStack() as stack:
         log = stack.enter_context((options.output / LOG).open("a"))
@@ -149,7 +151,7 @@ def fit(
             if is_over:
                 break
     weights = options.output / WEIGHTS
-    notes = {"seed": str(options.seed), "steps": str(learner.step), "commit": _commit()}
+    notes = {**data, "seed": str(options.seed), "steps": str(learner.step), "commit": commit}
     save(learner.averaged, weights, dtype=torch.float16, notes=notes)
     return {
         "step": learner.step,

@@ -24,7 +24,7 @@ from mimaface.schedule import add_noise, trailing_timesteps
 from mimaface.training.batches import Batch, Batches, BatchOptions, Curriculum
 from mimaface.training.carried import CARRY_NOISE, carry_rows, draw, warm_rows
 from mimaface.training.checkpoint import Learner
-from mimaface.training.data import ClipPlace, index_clips
+from mimaface.training.data import ClipPlace, index_clips, read_clip
 from mimaface.training.loop import Losses, fit, make_average, make_optimizer, seeded
 from mimaface.training.losses import IdentityBank, identity_loss, sample_loss, temporal_loss
 from mimaface.training.networks import (
@@ -123,7 +123,7 @@ def train(config: ModelConfig, options: TrainOptions) -> dict[str, Any]:
 
     try:
         sheet = sheet_maker(learner, shown, accelerator.device, steps=1)
-        return fit(learner, options, accelerator, step, sheet)
+        return fit(learner, options, accelerator, step, sheet, data=notes_of(places))
     finally:
         batches.close()
 
@@ -223,6 +223,11 @@ def split_clips(
     if len(places) < 4 * HELD_OUT:
         return places, places
     return places[:-HELD_OUT], places[-HELD_OUT:]
+
+
+def notes_of(places: Sequence[ClipPlace]) -> dict[str, str]:
+    """Return what weight files say about the clips they were trained on."""
+    return {"data_seed": str(read_clip(places[0]).seed), "clips": str(len(places))}
 
 
 def new_learner(config: ModelConfig, options: LoopOptions, device: torch.device) -> Learner:
