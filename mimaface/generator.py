@@ -186,7 +186,9 @@ class Generator(nn.Module):
             *_, latents = denoise(
                 network,
                 warm,
-                partial(draw_noise, requests, like=warm),
+                partial(draw_noise, requests, like=warm)
+                if sampling.is_noisy
+                else lambda _: torch.zeros_like(warm),
                 steps=steps,
                 sampling=sampling,
                 prediction=self.config.prediction,

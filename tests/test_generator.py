@@ -116,9 +116,12 @@ def test_the_same_session_made_again_is_the_same_to_the_bit(
         np.testing.assert_array_equal(one.pixels, other.pixels)
         np.testing.assert_array_equal(state_of(one).latents, state_of(other).latents)
     other_seed = clips(model, sources[0], motion, chunk=2, steps=2, seed=6)
-    latents = state_of(once[-1]).latents
+    latents, others = state_of(once[-1]).latents, state_of(other_seed[-1]).latents
     own = latents[-1] - added_render(model, sources[0], motion[-1:])
-    assert difference(latents, state_of(other_seed[-1]).latents) > 0.3 * own.std()
+    if model.config.samplings[2].is_noisy:
+        assert difference(latents, others) > 0.3 * own.std()
+    else:
+        np.testing.assert_array_equal(latents, others)
 
 
 def test_requests_of_different_shapes_share_a_call(model: Model, sources: list[Appearance]) -> None:
