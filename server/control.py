@@ -109,7 +109,7 @@ async def describe(call: Call, config: ServerConfig, now_s: float) -> dict[str, 
     """Return the figures of a call as JSON values."""
     rtt_s = None if call.peer is None else await call.peer.rtt_s()
     return asdict(call.live.stats(now_s)) | {
-        "rung": f"{config.steps} steps · {config.size_px} px",
+        "rung": f"{config.steps} {'step' if config.steps == 1 else 'steps'} · {config.size_px} px",
         "rtt_ms": None if rtt_s is None else round(1000 * rtt_s, 1),
         "portrait": call.source.id,
     }
