@@ -40,10 +40,20 @@ from mimaface.plates import (
     paint_lower_mouth,
     paint_person,
     paint_upper_teeth,
+    show_mouth,
     skin_tone,
 )
 from mimaface.raster import LEFT_EYE, MOUTH, RIGHT_EYE, SKIN, SURROUND
-from mimaface.render import SourceMesh, eye_frame, project, samples_px, unproject
+from mimaface.render import (
+    LOWER_LIP,
+    UPPER_LIP,
+    SourceMesh,
+    eye_frame,
+    mouth_frame,
+    project,
+    samples_px,
+    unproject,
+)
 from mimaface.types import VERTICES, Appearance, Crop, Floats, Motion, Pixels, Reals
 
 MARGIN: Final = 0.25  # of the crop's side: what lies around the crop may move into it
@@ -162,6 +172,19 @@ def _build_mesh(canvas: Canvas, motion: Motion, size_px: int) -> SourceMesh:
     samples = np.stack(np.meshgrid(*2 * [(np.arange(side) + 0.5) * size_px / side]), axis=-1)
     skin = skin_tone(canvas, points[:, :2])
     neutral = shut_lips(shape)
+    upper_teeth, lower_mouth = (
+        show_mouth(
+            canvas,
+            points[:VERTICES, :2],
+            painted,
+            mouth_frame(anchor, rotation, origin, scale),
+            is_jaw=is_jaw,
+        )
+        for painted, anchor, is_jaw in (
+            (paint_upper_teeth(skin), neutral[UPPER_LIP], False),
+            (paint_lower_mouth(skin), shape[LOWER_LIP], True),
+        )
+    )
     return SourceMesh(
         size_px=size_px,
         texture=paint_person(canvas, matte, background, points[list(FACE_OVAL), :2]),
@@ -185,8 +208,8 @@ def _build_mesh(canvas: Canvas, motion: Motion, size_px: int) -> SourceMesh:
         kinds=kinds[shown],
         lashes=lashes,
         eyeballs=(left_eyeball, right_eyeball),
-        mouth=(paint_upper_teeth(skin), paint_lower_mouth(skin)),
-        cavity=skin * np.array([0.22, 0.08, 0.08], np.float32),
+        mouth=(upper_teeth, lower_mouth),
+        cavity=skin * np.array([0.5, 0.34, 0.36], np.float32),
     )
 
 

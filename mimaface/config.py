@@ -49,8 +49,8 @@ class DenoiserConfig:
             into the layer beside it.
         norm_groups: groups of a GroupNorm.
         most_frames: frames of a clip that the temporal positions can tell apart.
-        residual: whether it says what to add to the condition's render, which then is its first
-            guess: detail that the render has is kept without being learnt.
+        residual: whether it says how to move the parts of the condition's render, and what to add
+            (`mimaface.correction`): detail that the render has is kept without being learnt.
     """
 
     widths: tuple[int, ...]
@@ -265,8 +265,13 @@ class ModelConfig:
             )
         if self.denoiser.residual and self.prediction != "sample":
             raise ValueError(
-                "a residual denoiser adds to the clean render, so it predicts the sample, "
+                "a residual denoiser corrects the clean render, so it predicts the sample, "
                 f"found prediction {self.prediction!r}"
+            )
+        if self.denoiser.residual and self.autoencoder.kind != "unshuffle":
+            raise ValueError(
+                "a residual denoiser moves pixels, so its latents must be pixels rearranged, "
+                f"found autoencoder {self.autoencoder.kind!r}"
             )
         for steps, sampling in self.samplings.items():
             if sampling.solver == "euler" and self.prediction != "epsilon":

@@ -9,7 +9,7 @@ clip can change and sessions share a batch without touching each other.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import torch
 from diffusers import UNetMotionModel
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mimaface.config import AttentionKernel, DenoiserConfig
+from mimaface.correction import DISPLACEMENT, correct
 
 if TYPE_CHECKING:
     from mimaface.int8 import Int8Denoiser
@@ -81,7 +82,7 @@ class Still(nn.Module):
 
 
 class Denoiser(nn.Module):
-    """Predicts the noise or the clean sample of a clip's latents."""
+    """Predicts the noise or the clean sample of a clip's latents, or what corrects its render."""
 
     def __init__(
         self,
@@ -95,19 +96,18 @@ class Denoiser(nn.Module):
 
         Args:
             config: its shape.
-            channels: C; 3C+1 channels go in, C come out.
+            channels: C; 3C+1 channels go in. C come out, of a residual one C+2 (`correction`).
             context_width: D of the context tokens.
             attention: kernel of the spatial attentions. xformers has kernels for GPUs only.
         """
         super().__init__()
-        self._residual_channels = channels if config.residual else 0
         down = [
             "CrossAttnDownBlockMotion" if has else "DownBlockMotion" for has in config.attention
         ]
         up = ["CrossAttnUpBlockMotion" if has else "UpBlockMotion" for has in config.attention]
         self.unet = UNetMotionModel(
             in_channels=3 * channels + 1,
-            out_channels=channels,
+            out_channels=channels + DISPLACEMENT if config.residual else channels,
             down_block_types=tuple(down),
             up_block_types=tuple(reversed(up)),
             block_out_channels=config.widths,
@@ -142,14 +142,24 @@ class Denoiser(nn.Module):
             tokens: [B, F, L, D], the context.
 
         Returns:
-            [B, C, F, h, w].
+            [B, C, F, h, w], or [B, C+2, F, h, w].
         """
         context = rearrange(tokens, "b f l d -> (b f) l d")
-        [prediction] = self.unet(noisy, timestep, context, return_dict=False)
-        out: Tensor = prediction
-        if self._residual_channels:
-            out = out + noisy[:, self._residual_channels : 2 * self._residual_channels]
-        return out
+        [said] = self.unet(noisy, timestep, context, return_dict=False)
+        prediction: Tensor = said
+        return prediction
+
+
+class Predicted(NamedTuple):
+    """What a denoiser said, in the precision of the noisy latents.
+
+    Attributes:
+        latents: [B, F, C, h, w], the noise or the clean sample.
+        correction: [B, F, C+2, h, w], how a residual denoiser made that of the render, else None.
+    """
+
+    latents: Tensor
+    correction: Tensor | None
 
 
 def predict(
@@ -160,7 +170,7 @@ def predict(
     condition: Tensor,
     tokens: Tensor,
     guidance: float,
-) -> Tensor:
+) -> Predicted:
     """Predict the noise or the clean sample, with classifier-free guidance where it is not 1.
 
     Args:
@@ -170,20 +180,20 @@ def predict(
         condition: [B, F, 2C+1, h, w], render and carried latents, and the mask.
         tokens: [B, F, L, D], the context; guidance leads away from what zeros would give.
         guidance: its scale (J. Ho, T. Salimans, arXiv 2207.12598).
-
-    Returns:
-        [B, F, C, h, w] in the precision of `noisy`.
     """
     channels = torch.cat([noisy.to(condition), condition], dim=2)
     if guidance != 1:
         channels, timestep = torch.cat([channels] * 2), torch.cat([timestep] * 2)
         tokens = torch.cat([torch.zeros_like(tokens), tokens])
     out = denoiser(rearrange(channels, "b f c h w -> b c f h w"), timestep, tokens)
-    prediction = rearrange(out, "b c f h w -> b f c h w").to(noisy.dtype)
-    if guidance == 1:
-        return prediction
-    without, with_tokens = prediction.chunk(2)
-    return without + guidance * (with_tokens - without)
+    said = rearrange(out, "b c f h w -> b f c h w").to(noisy.dtype)
+    if guidance != 1:
+        without, with_tokens = said.chunk(2)
+        said = without + guidance * (with_tokens - without)
+    if said.shape[2] == noisy.shape[2]:
+        return Predicted(said, None)
+    render = condition[:, :, : noisy.shape[2]]
+    return Predicted(correct(render, said).to(noisy.dtype), said)
 
 
 def _with_frames_in_batch(norm: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

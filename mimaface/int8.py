@@ -1,7 +1,7 @@
 """The denoiser as an int8 graph of ONNX Runtime, which a CPU runs twice as fast as float32.
 
-`mimaface.training.export` makes it of a residual denoiser, for clips of one frame. The graph says
-the correction alone; the render is added in float32, so that rounding touches only what changes.
+`mimaface.training.export` makes it of a residual denoiser, for clips of one frame. The correction
+that it says meets the render in float32, so that rounding touches only what changes.
 """
 
 from __future__ import annotations
@@ -54,12 +54,10 @@ class Int8Denoiser:
         if made_from != sha256(weights):
             raise WeightsError(f"{path} was not made from {weights}: make it with {_COMMAND}")
         [noisy, _, _] = self._session.get_inputs()
-        [correction] = self._session.get_outputs()
-        self._channels: int = correction.shape[1]
         self.cells: int = noisy.shape[-1]
 
     def __call__(self, noisy: Tensor, timestep: Tensor, tokens: Tensor) -> Tensor:
-        """Predict the clean sample.
+        """Predict what corrects the render.
 
         Args:
             noisy: [B, 3C+1, 1, h, w]: noisy, render and carried latents, and the mask.
@@ -67,7 +65,7 @@ class Int8Denoiser:
             tokens: [B, 1, L, D], the context.
 
         Returns:
-            [B, C, 1, h, w].
+            [B, C+2, 1, h, w].
         """
         assert noisy.shape[2] == 1, "the graph has one frame"
         rows = zip(noisy[:, :, 0], timestep.float(), tokens[:, 0], strict=True)
@@ -77,8 +75,7 @@ class Int8Denoiser:
             )[0]
             for row in rows
         ]
-        correction = torch.cat([torch.from_numpy(each) for each in corrections])
-        return noisy[:, self._channels : 2 * self._channels] + correction[:, :, None]
+        return torch.cat([torch.from_numpy(each) for each in corrections])[:, :, None]
 
 
 def sha256(path: Path) -> str:

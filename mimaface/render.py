@@ -36,6 +36,7 @@ MOST_SHIFT: Final = 0.6  # head units away from the source's own place
 LEANING: Final = 0.35  # share of the head's shift that the shoulders go along with
 JAW: Final = (152, 175, 199)  # vertices on the chin's bone
 UPPER_LIP, LOWER_LIP = 13, 14  # middle of the inner lips
+MOST_LOWER_TEETH: Final = 0.04  # head units that a lip bares: chins follow their bone but in part
 IRIS_RADIUS_PER_EYE_WIDTH: Final = 5.9 / 28  # an iris is 11.7 mm wide
 # The tracker sees about two thirds of how far an iris moves sideways; up and down lids go along.
 GAZE_GAIN: Final = (1.5, 1.0)
@@ -181,13 +182,13 @@ def _move(mesh: SourceMesh, motion: Motion, frame: int) -> _Placed:
         )
         irises[side] = _iris(mesh, side, motion.gaze[frame, 2 * side : 2 * side + 2])
 
-    jaw = (shape - mesh.shape)[list(JAW)].mean(axis=0)
-    anchors = np.stack([mesh.shape[UPPER_LIP], mesh.shape[LOWER_LIP] + jaw])
+    jaw = mesh.shape[LOWER_LIP] + (shape - mesh.shape)[list(JAW)].mean(axis=0)
+    jaw[1] = max(jaw[1], shape[LOWER_LIP, 1] - MOST_LOWER_TEETH)
+    anchors = np.stack([mesh.shape[UPPER_LIP], jaw])
     mouth_frames = np.empty((2, 2, 3), np.float32)
-    for row, anchor in enumerate(anchors @ head_to_camera.T):
-        x, y, _ = project(anchor[None], origin, mesh.scale)[0]
-        axes = head_to_camera[:2, :2] * mesh.scale
-        mouth_frames[row] = _to_texels(np.column_stack([axes, (x, y)]), mesh.mouth[row])
+    for row, anchor in enumerate(anchors):
+        placed = mouth_frame(anchor, head_to_camera, origin, mesh.scale)
+        mouth_frames[row] = _to_texels(placed, mesh.mouth[row])
     return _Placed(points, closing, eye_frames, irises, mouth_frames)
 
 
@@ -230,6 +231,14 @@ def eye_frame(
     left, right = points[eye[0][0], :2], points[eye[0][-1], :2]
     down = head_to_camera[:2, 1] * scale * width(shape, eye)
     return np.column_stack([right - left, down, (left + right) / 2])
+
+
+def mouth_frame(
+    anchor: Reals, head_to_camera: NDArray[np.float64], origin: NDArray[np.float64], scale: float
+) -> NDArray[np.float64]:
+    """Return the map [2, 3] from mouth coordinates, head units around a lip's middle, to pixels."""
+    x, y, _ = project(head_to_camera @ anchor, origin, scale)
+    return np.column_stack([head_to_camera[:2, :2] * scale, (x, y)])
 
 
 def _to_texels(frame: NDArray[np.float64], plate: Plate) -> NDArray[np.float64]:

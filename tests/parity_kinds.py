@@ -253,7 +253,7 @@ def train_loss(arrays: Arrays, parts: Parts) -> Outputs:
             condition=torch.cat([render, carried], dim=2),
             tokens=tokens[:, None].expand(-1, clean.shape[1], -1, -1),
             guidance=1.0,
-        )
+        ).latents
         found |= {
             f"{case}.unet_input": rearrange(
                 torch.cat([noisy, render, carried], dim=2), "b f c h w -> b c f h w"
@@ -480,8 +480,10 @@ def _walk(
     # The release's sampling; the latents [steps, B, F, C, h, w] after each step.
     guidance = float(arrays["guidance"])
     steps = denoise(
-        lambda noisy, timestep: predict(
-            denoiser, noisy, timestep, condition=condition, tokens=tokens, guidance=guidance
+        lambda noisy, timestep: (
+            predict(
+                denoiser, noisy, timestep, condition=condition, tokens=tokens, guidance=guidance
+            ).latents
         ),
         noise,
         lambda _draw: noise,

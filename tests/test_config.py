@@ -73,6 +73,14 @@ def test_a_walk_starts_at_a_noise_level_of_training(timestep: int) -> None:
             {"denoiser": replace(SD15.denoiser, residual=True)},
             "a residual denoiser .* predicts the sample, found prediction 'epsilon'",
         ),
+        (
+            {
+                "denoiser": replace(SD15.denoiser, residual=True),
+                "prediction": "sample",
+                "samplings": TINY.samplings,
+            },
+            "must be pixels rearranged, found autoencoder 'kl'",
+        ),
     ],
 )
 def test_a_model_of_no_shape_is_refused(change: dict[str, Any], message: str) -> None:

@@ -167,13 +167,22 @@ def test_statistics_in_training_are_those_of_all_frames() -> None:
 
 
 def test_a_residual_denoiser_that_says_nothing_leaves_the_render() -> None:
-    config = replace(CONFIGS["tiny"].denoiser, residual=True)
-    denoiser = Denoiser(config, channels=CHANNELS, context_width=WIDTH).eval()
+    config, channels = CONFIGS["tiny"].denoiser, CONFIGS["tiny"].autoencoder.channels
+    denoiser = Denoiser(config, channels=channels, context_width=WIDTH).eval()
     for parameter in denoiser.unet.conv_out.parameters():
         nn.init.zeros_(parameter)
-    read = inputs()
-    render = read.noisy[:, CHANNELS : 2 * CHANNELS]
-    torch.testing.assert_close(denoiser(*read), render, atol=0, rtol=0)
+    condition = noise(2, 1, 2 * channels + 1, 8, 8, seed=1)
+    latents, correction = predict(
+        denoiser,
+        noise(2, 1, channels, 8, 8),
+        torch.tensor([499.0, 999.0]),
+        condition=condition,
+        tokens=noise(2, 1, 5, WIDTH, seed=2),
+        guidance=1.0,
+    )
+    assert correction is not None
+    assert not correction.any()
+    torch.testing.assert_close(latents, condition[:, :, :channels], atol=1e-5, rtol=0)
 
 
 @every_norm
@@ -353,7 +362,7 @@ def run(denoiser: Denoiser, each: Asked, *, guidance: float) -> Tensor:
         condition=each.condition,
         tokens=each.tokens,
         guidance=guidance,
-    )
+    ).latents
 
 
 def runs_of(denoiser: Denoiser) -> list[Inputs]:

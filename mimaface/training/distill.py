@@ -2,7 +2,8 @@
 
 A sample is a roll-out of clips. The first starts from nothing or from the true previous frame,
 each later one from the student's own last latents, as when it is shown; sometimes these are spoilt,
-so that it learns to recover. Only the last step of a walk, and no earlier clip, gets a gradient.
+so that it learns to recover. Some roll-outs are one clip of as many frames. Only the last step of
+a walk, and no earlier clip, gets a gradient.
 Statistics of the norms stay the teacher's, so that a clip is made here as it is made later.
 """
 
@@ -68,7 +69,8 @@ class DistillOptions(LoopOptions):
 
     Attributes:
         teacher: weight file, or folder of a checkpoint.
-        clips: R of a roll-out.
+        clips: R of a roll-out, of one frame each.
+        clip_share: how often a roll-out is one clip of R frames instead.
         crop_px: side of the crops in the share of steps that trains on them; 0 for none.
         crop_share: that share, the first ones.
         nothing_share: how often a roll-out starts from nothing.
@@ -80,6 +82,7 @@ class DistillOptions(LoopOptions):
 
     teacher: Path
     clips: int = 3
+    clip_share: float = 0.25
     crop_px: int = 128
     crop_share: float = 0.8
     nothing_share: float = 0.5
@@ -92,7 +95,7 @@ class DistillOptions(LoopOptions):
         super().__post_init__()
         if self.clips < 1:
             raise ValueError(f"clips must be at least 1, found {self.clips}")
-        for name in ("crop_share", "nothing_share", "spoilt_share", "critic_share"):
+        for name in ("clip_share", "crop_share", "nothing_share", "spoilt_share", "critic_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be 0 to 1, found {getattr(self, name)}")
 
@@ -103,7 +106,7 @@ class Rollout:
 
     Attributes:
         source: [B, C, h, w], latents of the source.
-        render: [B, T, C, h, w], latents of the renders; clip k makes frame k + 1.
+        render: [B, T, C, h, w], latents of the renders; the first frame is not made.
         target: [B, T, 3, P, P].
         counts: [B, T, 1, P, P], how much its pixels count.
         landmarks: [B, T, V, 2].
@@ -203,7 +206,9 @@ def take_step(
     past = first_past(previous, nothing_share=options.nothing_share, rows=rows, noise=noise)
     shown = batch.target[:, :1]  # the frame before, as it was seen
     sums: dict[str, Tensor] = {}
-    for clip in range(options.clips):
+    frames = options.clips if torch.rand((), generator=rows) < options.clip_share else 1
+    clips = [slice(start, start + frames) for start in range(1, options.clips + 1, frames)]
+    for clip in clips:
         steps = STUDENT_STEPS[int(torch.randint(len(STUDENT_STEPS), (), generator=rows))]
         latents = make_clip(
             generator, rollout, past, clip=clip, steps=steps, noise=noise, accelerator=accelerator
@@ -214,14 +219,14 @@ def take_step(
             losses["adversarial"] = adversarial_loss(
                 _opinion(learner, accelerator, images, rollout, clip)
             )
-        total = options.weights.total(losses) / options.clips
+        total = options.weights.total(losses) / len(clips)
         accelerator.backward(total)
-        for name, each in {"loss": total * options.clips, **losses}.items():
-            sums[name] = sums.get(name, torch.zeros(())) + each.detach().cpu() / options.clips
-        shown = images.detach()
+        for name, each in {"loss": total * len(clips), **losses}.items():
+            sums[name] = sums.get(name, torch.zeros(())) + each.detach().cpu() / len(clips)
+        shown = images[:, -1:].detach()
         past = spoil(
             generator.autoencoder,
-            latents.detach(),
+            latents[:, -1:].detach(),
             spoilt_share=options.spoilt_share,
             rows=rows,
             noise=noise,
@@ -240,19 +245,19 @@ def make_clip(
     rollout: Rollout,
     past: Past,
     *,
-    clip: int,
+    clip: slice,
     steps: int,
     noise: torch.Generator,
     accelerator: Accelerator,
 ) -> Tensor:
-    """Return the latents [B, 1, C, h, w] of a clip, made as the generator makes them."""
-    render = rollout.render[:, clip + 1 : clip + 2]
+    """Return the latents [B, F, C, h, w] of a clip's frames, made as the generator makes them."""
+    render = rollout.render[:, clip]
     carried = carry_rows(past.latents, render, given=past.given)
     return walk(
         generator,
-        warm=warm_rows(past.latents, rollout.source, given=past.given, frames=1),
+        warm=warm_rows(past.latents, rollout.source, given=past.given, frames=render.shape[1]),
         condition=torch.cat([render, carried], dim=2),
-        tokens=rollout.tokens[:, clip + 1 : clip + 2],
+        tokens=rollout.tokens[:, clip],
         steps=steps,
         noise=noise,
         arithmetic=accelerator.autocast,
@@ -266,28 +271,30 @@ def _clip_losses(
     latents: Tensor,
     shown: Tensor,
     past: Past,
-    clip: int,
+    clip: slice,
     accelerator: Accelerator,
 ) -> dict[str, Tensor]:
-    target, counts = (each[:, clip + 1 : clip + 2] for each in (rollout.target, rollout.counts))
-    before = rollout.target[:, clip : clip + 1]
+    target, counts = (each[:, clip] for each in (rollout.target, rollout.counts))
+    before = rollout.target[:, clip.start - 1 : clip.start]
+    follows = counts * rearrange(past.given, "b -> b 1 1 1 1")
     return {
         "sample": sample_loss(latents, encode(learner.generator, target)),
         **picture_losses(images, target, counts, learner.averaged, accelerator),
         "temporal": temporal_loss(
             torch.cat([shown, images], dim=1),
             torch.cat([before, target], dim=1),
-            counts * rearrange(past.given, "b -> b 1 1 1 1"),
+            torch.cat([follows[:, :1], counts[:, 1:]], dim=1),
         ),
     }
 
 
 def _opinion(
-    learner: Learner, accelerator: Accelerator, images: Tensor, rollout: Rollout, clip: int
+    learner: Learner, accelerator: Accelerator, images: Tensor, rollout: Rollout, clip: slice
 ) -> Tensor:
-    # Scores of the faces in pictures [B, 1, 3, P, P] of a clip.
+    # Scores of the faces in the last of the pictures [B, F, 3, P, P] of a clip.
     assert isinstance(learner.critic, Critic), "a student has a critic"
-    crops = face_crops(images[:, 0], rollout.landmarks[:, clip + 1], crop_px=CRITIC_CROP_PX)
+    places = rollout.landmarks[:, clip.stop - 1]
+    crops = face_crops(images[:, -1], places, crop_px=CRITIC_CROP_PX)
     with accelerator.autocast():
         return learner.critic(crops).float()
 
@@ -302,7 +309,8 @@ def _teach_critic(
 ) -> Tensor:
     assert learner.critic is not None, "a student has a critic"
     assert learner.critic_optimizer is not None, "and trains it"
-    opinion = partial(_opinion, learner, accelerator, rollout=rollout, clip=options.clips - 1)
+    last = slice(options.clips, options.clips + 1)
+    opinion = partial(_opinion, learner, accelerator, rollout=rollout, clip=last)
     learner.critic.requires_grad_()
     loss = critic_loss(opinion(rollout.target[:, -1:]), opinion(made))
     accelerator.backward(loss)

@@ -192,7 +192,7 @@ def _attentions(graph: Any) -> list[str]:
 
 
 class OneFrame(nn.Module):
-    """A denoiser's network for one frame of one session, folded; without the render added."""
+    """A denoiser's network for one frame of one session, folded."""
 
     def __init__(self, denoiser: Denoiser) -> None:
         """Copy a denoiser whose norms are BatchNorms."""
@@ -200,7 +200,7 @@ class OneFrame(nn.Module):
         self.unet = fold(copy.deepcopy(denoiser.unet))
 
     def forward(self, noisy: Tensor, timestep: Tensor, tokens: Tensor) -> Tensor:
-        """Return [1, C, h, w] of noisy [1, 3C+1, h, w], timestep [1] and tokens [1, L, D]."""
+        """Return [1, C+2, h, w] of noisy [1, 3C+1, h, w], timestep [1] and tokens [1, L, D]."""
         [prediction] = self.unet(noisy[:, :, None], timestep, tokens, return_dict=False)
         return prediction[:, :, 0]
 

@@ -41,6 +41,7 @@ SKY_SAMPLES = 14
 SOFTNESS_CM = {"head": 0.4, "hair": 0.9}
 # Light is looked at with the mouth and the eyes somewhat open, so that some reaches the inside.
 LIT_EXPRESSION = {"jawOpen": 0.4, "mouthSmile": 0.3, "eyeWide": 0.3}
+SCATTERED = (0.1, 0.6)  # share of the face's light that finds its way around the mouth
 GLASSES_CM = (2.6, 2.0)  # half width and height of a rim
 
 
@@ -80,6 +81,8 @@ class Film:
 
         self._wrap = np.full((len(self._paint), 3), 0.05, np.float32)
         self._wrap[: model.parts["head_neck"].stop] = SKIN_WRAP + 0.12
+        self._inside = _mouth_vertices(model)
+        self._scattered = rng.uniform(*SCATTERED)
         self._light_up()
 
     def shoot(self, pose: Pose, *, supersampling: int = 1) -> Portrait:
@@ -94,6 +97,7 @@ class Film:
         light, gloss = light_vertices(
             normals, self._visible, self._towards, self._colours, self._wrap, SKY_SAMPLES
         )
+        light[self._inside] += self._scattered * light[: model.parts["head_neck"].stop].mean(0)
         light[: model.parts["head_neck"].stop] += SKIN_GLOW
         points = camera.project(vertices)
         size = camera.size_px
@@ -261,6 +265,12 @@ def _glasses(rest: Floats, model: FaceModel) -> Floats:
     lines = np.stack(rims)
     offsets = np.linspace(-0.12, 0.12, 5)[:, None, None, None] * np.array([0, 1.0, 0.4])
     return (lines[None] + offsets).reshape(-1, *lines.shape[1:]).astype(np.float32)
+
+
+def _mouth_vertices(model: FaceModel) -> NDArray[np.int64]:
+    socket = model.parts["mouth_socket"]
+    inner = [model.triangles[model.triangles_of(each)] for each in ("M_GumsTongue", "M_Teeth")]
+    return np.union1d(np.arange(socket.start, socket.stop), np.concatenate(inner))
 
 
 def _nearest(points: Floats, vertices: Floats) -> NDArray[np.int64]:

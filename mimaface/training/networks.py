@@ -139,7 +139,7 @@ def walk(
 
     def last_learns(latents: Tensor, timestep: Tensor) -> Tensor:
         with torch.set_grad_enabled(may_learn and next(calls) == steps - 1), arithmetic():
-            return network(latents, timestep)
+            return network(latents, timestep).latents
 
     *_, latents = denoise(
         last_learns,

@@ -84,6 +84,9 @@ def add_distill_flags(parser: argparse.ArgumentParser) -> None:
         "--teacher", type=Path, required=True, help="weight file, or a checkpoint's folder"
     )
     parser.add_argument("--clips", type=int, default=3, help="R, clips of a roll-out")
+    parser.add_argument(
+        "--clip-share", type=float, default=0.25, help="of the roll-outs, one clip of R frames"
+    )
     parser.add_argument("--crop-px", type=int, default=128, help="side of the crops; 0 for none")
     parser.add_argument("--crop-share", type=float, default=0.8, help="of the steps, on crops")
     parser.add_argument("--critic-share", type=float, default=0.4, help="of the steps, without it")

@@ -167,7 +167,7 @@ def take_step(
             condition=torch.cat([render, carry_rows(carried, render, given=given)], dim=2),
             tokens=context(generator, tokens, batch.signals[:, -1:]),
             guidance=1.0,
-        )
+        ).latents
     images, target = decode(generator, made.float()), batch.target[:, -1:]
     counts = batch_weights(batch)[:, -1:]
     losses = {

@@ -1,0 +1,83 @@
+"""What a residual denoiser says of a render: how far its parts are off, and what to add to them.
+
+The mesh moves a photo rigidly where a head is not, and a tracker is late or wrong by a pixel or
+two. Moving the render's own detail mends that without a loss of sharpness; what the render never
+showed has to be added.
+"""
+
+from __future__ import annotations
+
+from math import isqrt
+from typing import Final
+
+import cv2
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+from torch.nn import functional as F
+
+from mimaface.autoencoder import PixelUnshuffle
+from mimaface.types import Floats, Pixels
+
+DISPLACEMENT: Final = 2  # channels beside those of the latents: to the right and down, in cells
+
+
+def correct(render: Tensor, correction: Tensor) -> Tensor:
+    """Return the clean latents that a correction makes of a render's.
+
+    Args:
+        render: [B, F, C, h, w], pixels rearranged (`PixelUnshuffle`).
+        correction: [B, F, C + 2, h, w], what to add and where to look.
+
+    Returns:
+        [B, F, C, h, w] in float32: half precision cannot tell neighbouring pixels' places apart.
+    """
+    channels = render.shape[2]
+    pixels = PixelUnshuffle(isqrt(channels // 3))
+    flat = rearrange(render, "b f c h w -> (b f) c h w").float()
+    rows = rearrange(correction, "b f c h w -> (b f) c h w").float()
+    added, displacement = torch.split(rows, [channels, DISPLACEMENT], dim=1)
+    corrected = pixels.encode(displace(pixels.decode(flat), displacement)) + added
+    return rearrange(corrected, "(b f) c h w -> b f c h w", b=len(render))
+
+
+def displace(images: Tensor, displacement: Tensor) -> Tensor:
+    """Return images [N, C, H, W] that show at each place what lies a displacement further.
+
+    Args:
+        images: [N, C, H, W].
+        displacement: [N, 2, h, w], to the right and down, in cells of H / h pixels.
+    """
+    cells, size = displacement.shape[2:], images.shape[2:]
+    smooth = F.interpolate(displacement, size=size, mode="bilinear", align_corners=False)
+    rows, columns = (
+        (torch.arange(side, device=images.device) + 0.5) * (2 / side) - 1 for side in size
+    )
+    x = columns + smooth[:, 0] * (2 / cells[1])
+    y = rows[:, None] + smooth[:, 1] * (2 / cells[0])
+    return F.grid_sample(
+        images,
+        torch.stack([x, y], dim=-1),
+        mode="bicubic",
+        padding_mode="border",
+        align_corners=False,
+    )
+
+
+def correct_finer(finer: Pixels, correction: Floats) -> Pixels:
+    """Correct pictures that are finer than those which the networks saw.
+
+    Args:
+        finer: uint8 [F, H, H, 3].
+        correction: [F, h, h, 5]: levels of 255 to add, and the displacement in shares of the side.
+    """
+    side = finer.shape[1:3]
+    places = np.stack(np.meshgrid(*(np.arange(each, dtype=np.float32) for each in side)), axis=-1)
+    corrected = []
+    for picture, small in zip(finer, correction, strict=True):
+        large = cv2.resize(small, side, interpolation=cv2.INTER_LINEAR)
+        where = places + large[..., 3:] * len(picture)
+        moved = cv2.remap(picture, where, None, cv2.INTER_CUBIC, None, cv2.BORDER_REPLICATE)
+        corrected.append(cv2.add(moved, large[..., :3], dtype=cv2.CV_8U))
+    return np.stack(corrected)

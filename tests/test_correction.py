@@ -1,0 +1,90 @@
+"""What a residual denoiser's words do to a render."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mimaface.autoencoder import PixelUnshuffle
+from mimaface.correction import DISPLACEMENT, correct, correct_finer, displace
+
+FACTOR, SIDE = 4, 32
+CHANNELS = 3 * FACTOR**2
+CELLS = SIDE // FACTOR
+INSIDE = slice(8, -8)  # what no displacement here brings in from beyond the edge
+
+
+def waves(side: int) -> Tensor:
+    """Return a smooth picture [1, 3, side, side] in [-1, 1] without symmetry."""
+    at = (torch.arange(side) + 0.5) / side
+    x, y = at[None], at[:, None]
+    rows = [torch.sin(7 * x + 4 * y), torch.cos(5 * y - 3 * x), torch.sin(6 * x * y)]
+    return torch.stack(torch.broadcast_tensors(*rows))[None]
+
+
+def saying(*, added: float = 0.0, right: float = 0.0, down: float = 0.0) -> Tensor:
+    """Return a correction [1, 1, C + 2, h, w] that is the same everywhere; shifts in cells."""
+    correction = torch.full((1, 1, CHANNELS + DISPLACEMENT, CELLS, CELLS), added)
+    correction[:, :, CHANNELS] = right
+    correction[:, :, CHANNELS + 1] = down
+    return correction
+
+
+def corrected(image: Tensor, correction: Tensor) -> Tensor:
+    pixels = PixelUnshuffle(FACTOR)
+    return pixels.decode(correct(pixels.encode(image)[:, None], correction)[:, 0])
+
+
+def test_who_says_nothing_leaves_the_render() -> None:
+    torch.testing.assert_close(corrected(waves(SIDE), saying()), waves(SIDE), atol=1e-6, rtol=0)
+
+
+def test_what_is_added_is_added() -> None:
+    found = corrected(waves(SIDE), saying(added=0.25))
+    torch.testing.assert_close(found, waves(SIDE) + 0.25, atol=1e-6, rtol=0)
+
+
+def test_a_place_shows_what_lies_a_displacement_further() -> None:
+    image = waves(SIDE)
+    found = corrected(image, saying(right=0.5, down=-0.75))  # cells: 2 and 3 pixels
+    moved = image.roll((3, -2), dims=(2, 3))
+    torch.testing.assert_close(
+        found[..., INSIDE, INSIDE], moved[..., INSIDE, INSIDE], atol=1e-5, rtol=0
+    )
+
+
+def test_half_a_pixel_is_told_from_none_in_half_precision() -> None:
+    exact, half = saying(right=1 / 8), saying(right=1 / 8).bfloat16()
+    found = [corrected(waves(SIDE), each) for each in (saying(), exact, half)]
+    assert float((found[1] - found[0]).abs().mean()) > 0.02
+    torch.testing.assert_close(found[2], found[1], atol=1e-6, rtol=0)
+
+
+def test_a_displacement_can_be_learnt() -> None:
+    image = waves(SIDE)
+    wanted = displace(image, torch.full((1, DISPLACEMENT, CELLS, CELLS), 0.3))
+    displacement = torch.zeros(1, DISPLACEMENT, CELLS, CELLS, requires_grad=True)
+    optimizer = torch.optim.Adam([displacement], lr=0.05)
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = ((displace(image, displacement) - wanted) ** 2).mean()
+        loss.backward()
+        optimizer.step()
+    middle = displacement.detach()[..., 2:-2, 2:-2]
+    assert float((middle - 0.3).abs().mean()) < 0.05
+
+
+@pytest.mark.parametrize("side", [64, 96])
+def test_a_finer_render_is_corrected_as_the_coarse_one(side: int) -> None:
+    finer = np.uint8(((waves(side)[0].permute(1, 2, 0).numpy() + 1) * 100).round())[None]
+    small = np.zeros((1, CELLS, CELLS, 5), np.float32)
+    small[..., 0] = 20
+    small[..., 3:] = 2 / 32, -3 / 32  # shares of the side
+    found = correct_finer(finer, small)[0].astype(int)
+    right, down = 2 * side // 32, -3 * side // 32
+    moved = np.roll(finer[0], (-down, -right), axis=(0, 1)).astype(int) + [20, 0, 0]
+    inside = slice(side // 4, -side // 4)
+    assert np.abs(found - moved)[inside, inside].max() <= 2
+    assert not np.shares_memory(found, finer)
