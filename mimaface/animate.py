@@ -195,7 +195,7 @@ def animate(
     """Make the clips of several sessions; none depends on which others are in the batch.
 
     Requests of the same shape share one forward pass of the generator (`Generator.animate`). With
-    no denoising steps the mesh render is the avatar, and no state is left.
+    no denoising steps the mesh render is the avatar.
 
     Args:
         model: what `load` returned.
@@ -215,16 +215,18 @@ def animate(
     clips: dict[int, Clip] = {}
     for rows in _alike(requests):
         group = [requests[row] for row in rows]
-        if model.generator is None or not group[0].steps:
-            made = [Clip(pixels=_draw(request), ica=None) for request in group]
-        else:
+        if model.generator is not None and group[0].steps:
             made = model.generator.animate(group, stage=stage)
+        else:
+            made = [_draw(model, request) for request in group]
         clips.update(zip(rows, made, strict=True))
     return [clips[row] for row in range(len(requests))]
 
 
-def _draw(request: ClipRequest) -> Pixels:
-    return render(request.appearance.mesh, request.motion).pixels
+def _draw(model: Model, request: ClipRequest) -> Clip:
+    pixels = render(request.appearance.mesh, request.motion).pixels
+    state = None if model.generator is None else model.generator.remember(request, pixels)
+    return Clip(pixels=pixels, ica=state)
 
 
 def _alike(requests: Sequence[ClipRequest]) -> Iterator[list[int]]:

@@ -22,6 +22,7 @@ from mimaface.bfm import BfmModel
 from mimaface.condition import (
     face_condition,
     mesh_condition,
+    pack_motion,
     read_face,
     shrink,
     to_images,
@@ -218,6 +219,19 @@ class Generator(nn.Module):
             )
             for row, request in enumerate(requests)
         ]
+
+    @torch.inference_mode()
+    def remember(self, request: ClipRequest, pixels: Pixels) -> ICAState | None:
+        """Return the state that a clip drawn without denoising leaves, so that steps can follow it.
+
+        None where the next clip would make the carried frames again from a condition of their own.
+        """
+        if self.config.ica == "overlap":
+            return None
+        kept = slice(-self.config.carried_frames, None)
+        latents = self._encode(to_images(shrink(pixels[kept], self.config.working_px))[None])
+        signals = self._batch([pack_motion(request.motion[kept])])
+        return self._leave(request, latents[0], latents[0], signals[0])
 
     def _condition(self, request: ClipRequest) -> Condition:
         face = self._features(request).face

@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from mimaface import weights
+from mimaface.denoiser import Predicted
 from mimaface.errors import WeightsError
 from mimaface.training import distill as distillation
 from mimaface.training.batches import Batch, Batches, BatchOptions
@@ -87,25 +88,28 @@ def test_distilling_goes_on_as_if_it_had_not_stopped(
 def test_a_roll_out_goes_on_from_its_own_latents(
     options: DistillOptions, accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[Tensor] = []
+    made: list[Predicted] = []
     pasts: list[Past] = []
     make_clip = distillation.make_clip
 
-    def watched(*args: Any, **keywords: Any) -> Tensor:
+    def watched(*args: Any, **keywords: Any) -> Predicted:
         pasts.append(args[2])
         made.append(make_clip(*args, **keywords))
         return made[-1]
 
     monkeypatch.setattr(distillation, "make_clip", watched)
-    pure = replace(options, spoilt_share=0.0, nothing_share=1.0)
+    pure = replace(options, spoilt_share=0.0, nothing_share=1.0, clip_share=0.0)
     learner = new_student(weights.read(options.teacher), pure, accelerator.device)
     take_step(learner, pure, accelerator, one_batch(pure), 0)
     assert len(made) == pure.clips
     assert not pasts[0].given.any(), "from nothing"
-    for latents, past in zip(made, pasts[1:], strict=False):
+    for clip, past in zip(made, pasts[1:], strict=False):
         assert past.given.all()
-        assert torch.equal(past.latents, latents)
+        assert torch.equal(past.latents, clip.latents)
         assert not past.latents.requires_grad, "no gradient goes into an earlier clip"
+    made.clear()
+    take_step(learner, replace(pure, clip_share=1.0), accelerator, one_batch(pure), 0)
+    assert [clip.latents.shape[1] for clip in made] == [pure.clips], "one clip of all frames"
 
 
 def test_only_the_last_step_of_a_walk_has_a_gradient(accelerator: Accelerator) -> None:
@@ -121,7 +125,7 @@ def test_only_the_last_step_of_a_walk_has_a_gradient(accelerator: Accelerator) -
             steps=steps,
             noise=noise,
             arithmetic=accelerator.autocast,
-        )
+        ).latents
         for steps in (1, 2)
     }
     assert torch.autograd.grad(walked[1].sum(), warm)[0].abs().sum() > 0
@@ -131,7 +135,7 @@ def test_only_the_last_step_of_a_walk_has_a_gradient(accelerator: Accelerator) -
 
 def test_weights_get_gradients_in_half_precision_after_a_step_without_one() -> None:
     generator = weights.randomize(SMALL).eval()
-    latents = walk(
+    made = walk(
         generator,
         warm=torch.zeros(1, 1, 48, 16, 16),
         condition=torch.ones(1, 1, 97, 16, 16),
@@ -140,7 +144,7 @@ def test_weights_get_gradients_in_half_precision_after_a_step_without_one() -> N
         noise=torch.Generator().manual_seed(0),
         arithmetic=lambda: torch.autocast("cpu", torch.bfloat16),
     )
-    latents.sum().backward()
+    made.latents.sum().backward()
     lacking = [
         name
         for name, each in generator.denoiser.named_parameters()

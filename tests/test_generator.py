@@ -228,13 +228,28 @@ def test_a_state_can_be_carried_to_another_size(portrait: Path) -> None:
     assert second.pixels.shape == (1, 128, 128, 3)
 
 
-def test_without_steps_the_mesh_is_drawn_and_nothing_is_carried(
-    model: Model, sources: list[Appearance]
-) -> None:
+def test_without_steps_the_mesh_is_drawn(model: Model, sources: list[Appearance]) -> None:
     motion = scripted_motion(3)
     [clip] = animate(model, [ClipRequest(appearance=sources[0], motion=motion)])
     np.testing.assert_array_equal(clip.pixels, render(sources[0].mesh, motion).pixels)
-    assert clip.ica is None
+
+
+def test_steps_go_on_from_what_was_drawn_without_any(
+    model: Model, sources: list[Appearance]
+) -> None:
+    motion = scripted_motion(6)
+    [drawn] = animate(model, [ClipRequest(appearance=sources[0], motion=motion[:5])])
+    if model.config.ica == "overlap":
+        assert drawn.ica is None, "it makes carried frames again, and these have no condition"
+        return
+    assert model.generator is not None
+    shown = to_images(drawn.pixels[-1:])
+    np.testing.assert_allclose(
+        state_of(drawn).latents, model.generator.autoencoder.encode(shown).numpy(), atol=1e-3
+    )
+    request = ClipRequest(appearance=sources[0], motion=motion[5:], ica=drawn.ica, steps=1)
+    [climbed] = animate(model, [request])
+    assert state_of(climbed).next_frame == 6
 
 
 def test_every_number_of_steps_that_is_offered_works(

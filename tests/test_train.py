@@ -192,7 +192,7 @@ def test_data_are_looked_at_before_the_first_step(options: TrainOptions, tmp_pat
 
 
 def test_models_that_cannot_be_trained_here_are_refused(options: TrainOptions) -> None:
-    with pytest.raises(ValueError, match="predict the sample of a mesh"):
+    with pytest.raises(ValueError, match="residual models of a mesh"):
         train(CONFIGS["sd15"], options)
 
 

@@ -46,7 +46,7 @@ class BatchOptions:
     seed: int
     crop_px: int | None = None
     most_stride: int = 4
-    lag_share: float = 0.15
+    lag_share: float = 0.25
     colours: float = 1.0
     clips_held: int = 32
     windows_per_clip: int = 8

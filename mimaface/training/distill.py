@@ -20,6 +20,7 @@ from accelerate import Accelerator
 from einops import rearrange
 from torch import Tensor
 
+from mimaface.denoiser import Predicted
 from mimaface.generator import Generator
 from mimaface.training.batches import Batch, BatchOptions, Curriculum
 from mimaface.training.carried import Past, carry_rows, first_past, spoil, warm_rows
@@ -36,6 +37,7 @@ from mimaface.training.loop import (
 )
 from mimaface.training.losses import (
     IdentityBank,
+    added_loss,
     adversarial_loss,
     critic_loss,
     identity_loss,
@@ -210,11 +212,13 @@ def take_step(
     clips = [slice(start, start + frames) for start in range(1, options.clips + 1, frames)]
     for clip in clips:
         steps = STUDENT_STEPS[int(torch.randint(len(STUDENT_STEPS), (), generator=rows))]
-        latents = make_clip(
+        latents, correction = make_clip(
             generator, rollout, past, clip=clip, steps=steps, noise=noise, accelerator=accelerator
         )
+        assert correction is not None, "the student is residual"
         images = decode(generator, latents)
         losses = _clip_losses(learner, rollout, images, latents, shown, past, clip, accelerator)
+        losses["added"] = added_loss(correction)
         if is_judged:
             losses["adversarial"] = adversarial_loss(
                 _opinion(learner, accelerator, images, rollout, clip)
@@ -249,8 +253,8 @@ def make_clip(
     steps: int,
     noise: torch.Generator,
     accelerator: Accelerator,
-) -> Tensor:
-    """Return the latents [B, F, C, h, w] of a clip's frames, made as the generator makes them."""
+) -> Predicted:
+    """Return what is made of a clip's F frames, as the generator makes them."""
     render = rollout.render[:, clip]
     carried = carry_rows(past.latents, render, given=past.given)
     return walk(

@@ -16,11 +16,13 @@ from einops import reduce
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mimaface.face_mesh import EYES, OUTER_LIPS
+from mimaface.correction import DISPLACEMENT
+from mimaface.face_mesh import EYES, INNER_LIPS, OUTER_LIPS
 from mimaface.schedule import snr
 
 SNR_GAMMA: Final = 5.0  # T. Hang et al., Min-SNR weighting, arXiv 2303.09556
-REGION_WEIGHT: Final = 4.0  # of eyes, brows and mouth; everything else counts 1
+REGION_WEIGHT: Final = 4.0  # of eyes, brows and mouth; everything else counts 1,
+INSIDE_WEIGHT: Final = 12.0  # but the opening of the mouth is small and says most
 REGION_MARGIN: Final = 0.25  # of a region's width, around its points
 CHARBONNIER: Final = 1e-3  # below this an error counts with its square
 PYRAMID_LEVELS: Final = 3
@@ -30,8 +32,9 @@ BROWS: Final = (
     (276, 282, 283, 285, 293, 295, 296, 300, 334, 336),
 )
 REGIONS: Final = (
-    *((*chain(*eye), *brow) for eye, brow in zip(EYES, BROWS, strict=True)),
-    tuple(chain(*OUTER_LIPS)),
+    *(((*chain(*eye), *brow), REGION_WEIGHT) for eye, brow in zip(EYES, BROWS, strict=True)),
+    (tuple(chain(*OUTER_LIPS)), REGION_WEIGHT),
+    (tuple(chain(*INNER_LIPS)), INSIDE_WEIGHT),
 )
 
 
@@ -62,6 +65,11 @@ def sample_loss(clean: Tensor, latents: Tensor) -> Tensor:
     return F.mse_loss(clean, latents)
 
 
+def added_loss(correction: Tensor) -> Tensor:
+    """Return the mean absolute value [] of what a correction [B, F, C+2, h, w] adds to a render."""
+    return correction[:, :, :-DISPLACEMENT].abs().mean()
+
+
 def region_weights(landmarks: Tensor, *, size_px: int) -> Tensor:
     """Return how much each pixel counts, [N, 1, size_px, size_px]: eyes with brows, and the mouth.
 
@@ -70,8 +78,8 @@ def region_weights(landmarks: Tensor, *, size_px: int) -> Tensor:
         size_px: side of the picture.
     """
     centres = (torch.arange(size_px, device=landmarks.device) + 0.5) / size_px
-    strongest = torch.zeros(len(landmarks), size_px, size_px, device=landmarks.device)
-    for region in REGIONS:
+    strongest = torch.ones(len(landmarks), size_px, size_px, device=landmarks.device)
+    for region, weight in REGIONS:
         points = landmarks[:, list(region)]
         low, high = points.amin(1), points.amax(1)  # [N, 2]
         margin = REGION_MARGIN * (high - low).amax(1).clamp(min=1 / size_px)
@@ -80,8 +88,8 @@ def region_weights(landmarks: Tensor, *, size_px: int) -> Tensor:
             * ((high[:, axis, None] - centres) / margin[:, None] + 1).clamp(0, 1)
             for axis in range(2)
         )
-        strongest = torch.maximum(strongest, y[:, :, None] * x[:, None, :])
-    return 1 + (REGION_WEIGHT - 1) * strongest[:, None]
+        strongest = torch.maximum(strongest, 1 + (weight - 1) * y[:, :, None] * x[:, None, :])
+    return strongest[:, None]
 
 
 def pixel_loss(images: Tensor, target: Tensor, weights: Tensor) -> Tensor:

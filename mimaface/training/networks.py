@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mimaface.config import ModelConfig
-from mimaface.denoiser import predict
+from mimaface.denoiser import Predicted, predict
 from mimaface.generator import Generator
 from mimaface.mia import PaperMIA
 from mimaface.schedule import denoise
@@ -44,6 +44,7 @@ class LossWeights:
 
     Attributes:
         sample: of the clean latents.
+        added: of how much is added to what the render shows: detail that is only unsure stays.
         pixel, square, gradient, laplacian, perceptual: of the decoded picture.
         temporal: of its change since the frame before.
         identity: of the source encoder's class tokens.
@@ -51,6 +52,7 @@ class LossWeights:
     """
 
     sample: float = 1.0
+    added: float = 0.3
     pixel: float = 1.0
     square: float = 4.0
     gradient: float = 1.0
@@ -72,10 +74,10 @@ class LossWeights:
 
 def check_trainable(config: ModelConfig) -> None:
     """Raise ValueError where training cannot make what a model needs."""
-    if config.prediction != "sample" or config.condition != "mesh" or config.ica != "hold":
+    if not config.denoiser.residual or config.condition != "mesh" or config.ica != "hold":
         raise ValueError(
-            "training makes models that predict the sample of a mesh and hold one carried frame, "
-            f"found {config.prediction}, {config.condition} and {config.ica}"
+            "training makes residual models of a mesh that hold one carried frame, found "
+            f"residual {config.denoiser.residual}, {config.condition} and {config.ica}"
         )
 
 
@@ -119,8 +121,8 @@ def walk(
     steps: int,
     noise: torch.Generator,
     arithmetic: Callable[[], AbstractContextManager[Any]] = nullcontext,
-) -> Tensor:
-    """Denoise as the generator does; the last step alone keeps a gradient, if any may.
+) -> Predicted:
+    """Denoise as the generator does; the last step, which is returned, alone keeps a gradient.
 
     Args:
         generator: whose denoiser it is.
@@ -135,11 +137,13 @@ def walk(
     """
     config = generator.config
     network = partial(predict, generator.denoiser, condition=condition, tokens=tokens, guidance=1.0)
-    may_learn, calls = torch.is_grad_enabled(), iter(range(steps))
+    may_learn = torch.is_grad_enabled()
+    said: list[Predicted] = []
 
     def last_learns(latents: Tensor, timestep: Tensor) -> Tensor:
-        with torch.set_grad_enabled(may_learn and next(calls) == steps - 1), arithmetic():
-            return network(latents, timestep).latents
+        with torch.set_grad_enabled(may_learn and len(said) == steps - 1), arithmetic():
+            said.append(network(latents, timestep))
+        return said[-1].latents
 
     *_, latents = denoise(
         last_learns,
@@ -149,7 +153,7 @@ def walk(
         sampling=config.samplings[steps],
         prediction=config.prediction,
     )
-    return latents
+    return Predicted(latents, said[-1].correction)
 
 
 def picture_losses(
@@ -201,7 +205,7 @@ def make_sheet(
     for frame in range(render.shape[1]):
         now = render[:, frame : frame + 1]
         carried = carry_rows(previous.reshape_as(now), now, given=given)
-        latents = walk(
+        latents, _ = walk(
             generator,
             warm=warm_rows(previous.reshape_as(now), source, given=given, frames=1),
             condition=torch.cat([now, carried], dim=2),

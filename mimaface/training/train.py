@@ -26,7 +26,13 @@ from mimaface.training.carried import CARRY_NOISE, carry_rows, draw, warm_rows
 from mimaface.training.checkpoint import Learner
 from mimaface.training.data import ClipPlace, index_clips, read_clip
 from mimaface.training.loop import Losses, fit, make_average, make_optimizer, seeded
-from mimaface.training.losses import IdentityBank, identity_loss, sample_loss, temporal_loss
+from mimaface.training.losses import (
+    IdentityBank,
+    added_loss,
+    identity_loss,
+    sample_loss,
+    temporal_loss,
+)
 from mimaface.training.networks import (
     LossWeights,
     batch_weights,
@@ -160,18 +166,20 @@ def take_step(
     with accelerator.autocast():
         everyone = source_tokens(generator, torch.cat([batch.source, batch.other]))
         tokens, others = everyone.chunk(2)
-        made = predict(
+        made, correction = predict(
             generator.denoiser,
             noisy,
             timestep,
             condition=torch.cat([render, carry_rows(carried, render, given=given)], dim=2),
             tokens=context(generator, tokens, batch.signals[:, -1:]),
             guidance=1.0,
-        ).latents
+        )
+    assert correction is not None, "the teacher is residual"
     images, target = decode(generator, made.float()), batch.target[:, -1:]
     counts = batch_weights(batch)[:, -1:]
     losses = {
         "sample": sample_loss(made.float(), clean),
+        "added": added_loss(correction),
         **picture_losses(images, target, counts, learner.averaged, accelerator),
         "identity": identity_loss(tokens[:, 0], others[:, 0], batch.person, learner.bank),
     }
