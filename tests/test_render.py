@@ -1,6 +1,7 @@
 """Drawing a portrait: the rasteriser, and what the moved picture must and must not show."""
 
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import cv2
@@ -9,7 +10,7 @@ import pytest
 
 from mimaface.appearance import encode_photo
 from mimaface.evaluation.agreement import signals
-from mimaface.face_mesh import canonical_face
+from mimaface.face_mesh import INNER_LIPS, canonical_face
 from mimaface.motion import FaceMeshExtractor
 from mimaface.raster import rasterize
 from mimaface.render import render
@@ -138,6 +139,25 @@ def test_the_mouth_opens_onto_a_dark_gap(appearance: Appearance) -> None:
     assert opened.confidence[0][row, column] < 200
     gaps = [signals(measured(c.pixels[0])).mouth_opening[0] for c in (shut, opened)]
     assert gaps[1] > gaps[0] + 0.1
+
+
+def test_a_photo_that_shows_teeth_keeps_its_own(portrait: Path) -> None:
+    smile = {"jawOpen": 0.25, "mouthSmile_L": 0.5, "mouthSmile_R": 0.5}
+    photo = draw(encode_photo(portrait, size_px=512), pose(**smile)).pixels[0]
+    lips = measured(photo).landmarks[0, list(chain(*INNER_LIPS)), :2] * len(photo)
+    inside = np.zeros(photo.shape[:2], np.uint8)
+    cv2.fillConvexPoly(inside, cv2.convexHull(lips.astype(np.int32)), 1)
+    photo[inside > 0] = (40, 200, 60)  # nobody's teeth: what is green was seen in the photo
+
+    def green(appearance: Appearance, **shapes: float) -> int:
+        red, green, blue = np.moveaxis(
+            draw(appearance, pose(**shapes)).pixels[0].astype(int), -1, 0
+        )
+        return int((green > red + blue).sum())
+
+    appearance = encode_photo(photo, size_px=512)
+    assert green(appearance) < 0.1 * inside.sum(), "neutral lips are shut over them"
+    assert green(appearance, jawOpen=0.3) > 0.5 * inside.sum()
 
 
 def test_eyes_shut_with_skin(appearance: Appearance) -> None:
