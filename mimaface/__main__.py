@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -21,14 +22,12 @@ from typing import Any, Final, TypeVar, get_args
 import numpy as np
 from rich.console import Console
 from rich.progress import track as with_progress
-from rich.table import Table
 
 import mimaface
 from mimaface.animate import (
     Model,
     Precision,
     animate,
-    built_in_weights,
     encode_source,
     load,
 )
@@ -36,11 +35,12 @@ from mimaface.appearance import paste_back
 from mimaface.config import AUTOENCODERS, CONFIGS
 from mimaface.driving import mean_fps, open_driver
 from mimaface.errors import MimafaceError, UnwritableMediaError
+from mimaface.evaluation import bench_command
 from mimaface.evaluation import command as evaluation
-from mimaface.evaluation.bench import Run, Stopwatch, bench, device_name, machine
+from mimaface.evaluation.bench import Stopwatch
 from mimaface.motion import FaceMeshExtractor
 from mimaface.native_logs import hide_native_logs
-from mimaface.photo import built_in_portraits, read_photo
+from mimaface.photo import read_photo
 from mimaface.training.data import require_extra
 from mimaface.training.options import add_distill_flags, add_train_flags
 from mimaface.types import ClipRequest, Motion
@@ -105,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluation.add_arguments(added, count=_count)
 
     added = command("bench", _bench, "time each stage on this machine")
-    _add_model(added)
+    _add_model(added, sizes=(128, *SIZES))
     added.add_argument("--steps", type=_counts, default="0,1", help="denoising steps, as 1,2,4")
     added.add_argument(
         "--frames", type=_counts, help="frames of a clip, as 4,10; else the model's own number"
@@ -114,6 +114,11 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--decoder", choices=AUTOENCODERS, help="of untrained weights")
     added.add_argument("--compile", action="store_true", default=False, help="compile the denoiser")
     added.add_argument("--source", type=Path, help="the photo, if not a built-in portrait")
+    added.add_argument(
+        "--compare",
+        choices=("teacher",),
+        help="also time the model as it was released, and say how many times slower it is",
+    )
 
     added = command("fetch", _fetch, "download the official checkpoints, in the release's layout")
     added.add_argument("--folder", type=Path, required=True, help="where to")
@@ -141,12 +146,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_model(parser: argparse.ArgumentParser) -> None:
+def _add_model(parser: argparse.ArgumentParser, *, sizes: Sequence[int] = SIZES) -> None:
     parser.add_argument("--model", choices=CONFIGS, default="tiny", help="which model")
     parser.add_argument(
         "--weights", help="a file, 'random', or 'none' for the mesh; else those of the package"
     )
-    parser.add_argument("--size", type=int, choices=SIZES, help="side in pixels, if not its own")
+    parser.add_argument("--size", type=int, choices=sizes, help="side in pixels, if not its own")
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="where it runs"
     )
@@ -176,9 +181,8 @@ def _load(args: argparse.Namespace, **options: Any) -> Model:
             size_px=args.size,
             weights=weights,
             device=args.device,
-            precision=args.precision,
             attention=args.attention,
-            **options,
+            **{"precision": args.precision, **options},
         )
     except ValueError as error:
         args.usage_error(str(error))
@@ -290,61 +294,7 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _bench(args: argparse.Namespace) -> dict[str, Any]:
-    photo = args.source or built_in_portraits()[0]
-    if args.weights is None and not any(args.steps):
-        args.weights = "none"
-    elif args.weights is None and (args.decoder or not built_in_weights(args.model)):
-        args.weights = "random"  # as quick as trained ones
-    model = _load(args, decoder=args.decoder)
-    if args.compile and model.generator is not None:
-        if model.generator.int8 is not None:
-            args.usage_error("--compile is for torch: name another --precision than int8")
-        model.generator.denoiser.compile(dynamic=False)
-    config = model.config
-    lengths = {steps: args.frames or [_own_frames(model, steps)] for steps in args.steps}
-    try:
-        runs = [
-            bench(model, photo, steps=steps, frames=each, repeats=args.repeats, clock=perf_counter)
-            for steps, frames in lengths.items()
-            for each in frames
-        ]
-    except ValueError as error:
-        args.usage_error(str(error))
-    precision = model.precision or "no generator"
-    print(f"{args.model} at {config.size_px}x{config.size_px}, {precision}, {device_name(model)}")
-    Console().print(_bench_table(runs))
-    return {
-        "machine": machine(),
-        "device": device_name(model),
-        "model": args.model,
-        "size": config.size_px,
-        "precision": precision,
-        "decoder": config.autoencoder.kind,
-        "compiled": args.compile,
-        "repeats": args.repeats,
-        "runs": [asdict(run) for run in runs],
-    }
-
-
-def _own_frames(model: Model, steps: int) -> int:
-    return model.config.new_frames + (model.config.overlap_frames if steps else 0)
-
-
-def _bench_table(runs: Sequence[Run]) -> Table:
-    table = Table("p50 ms (p95)", caption_justify="left")
-    for run in runs:
-        table.add_column(f"steps {run.steps}, frames {run.frames}", justify="right")
-    for stage in max(([each.stage for each in run.stages] for run in runs), key=len):
-        cells = []
-        for run in runs:
-            found = [each for each in run.stages if each.stage == stage]
-            cells.append(f"{found[0].p50_ms:.2f} ({found[0].p95_ms:.2f})" if found else "")
-        table.add_row(stage, *cells)
-    table.add_row("new frames", *(str(run.new_frames) for run in runs))
-    table.add_row("fps", *(f"{run.fps:.1f}" for run in runs))
-    table.add_row("memory, MiB", *(str(run.memory_mib) for run in runs))
-    table.caption = "extract and relative are per frame, the other stages per clip"
-    return table
+    return bench_command.run(args, partial(_load, args))
 
 
 def _fetch(args: argparse.Namespace) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from mimaface.hub import FACE_MODEL, OFFICIAL
 from mimaface.photo import read_photo
 from mimaface.types import Motion, Pixels
 from mimaface.video import VideoReader, write_video
+from mimaface.weights import randomize, save
 from tests.clips import picture, record
 from tests.conftest import FPS, FRAMES
 from tests.hub_stand_in import stand_in_hub
@@ -313,9 +314,21 @@ def test_bench_prints_a_table_and_names_the_machine(run: Run, portrait: Path) ->
     assert (result["size"], result["precision"]) == (256, "float32")
 
 
+def test_a_bench_can_be_compared_with_the_model_as_it_was_released(
+    run: Run, tmp_path: Path
+) -> None:
+    save(randomize(NARROW), tmp_path / "narrow.safetensors")
+    options = ("--model", "sd15", "--weights", tmp_path / "narrow.safetensors", "--repeats", 1)
+    result = run("bench", *options, "--steps", 1, "--frames", 4, "--compare", "teacher")
+    teacher = result["teacher"]
+    assert (teacher["steps"], teacher["frames"], teacher["new_frames"]) == (25, 12, 9)
+    assert result["runs"][0]["fps"] > 5 * teacher["fps"], "50 runs of the network against one"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["bench", "--compare", "teacher"], "tiny with these weights has no released form"),
         (["bench", "--frames", "17"], "frames must be 1 to 16, found 17"),
         (["bench", "--steps", "1", "--decoder", "kl"], "decoder is for untrained weights"),
         (["bench", "--steps", "1,x"], "x must be a whole number"),
