@@ -21,6 +21,17 @@ from mimaface.autoencoder import PixelUnshuffle
 from mimaface.types import Floats, Pixels
 
 DISPLACEMENT: Final = 2  # channels beside those of the latents: to the right and down, in cells
+LEAST_ADDED: Final = 1.5 * 2 / 255  # what is added is less by this: a level or two are no detail
+
+
+def settle(said: Tensor) -> Tensor:
+    """Return a correction [B, F, C + 2, h, w] without small additions.
+
+    They blur what is only unsure, and flicker where the network is rounded. Soft shrinkage
+    (D. Donoho, De-noising by soft-thresholding, IEEE Trans. Information Theory 1995).
+    """
+    added, displacement = torch.split(said, [said.shape[2] - DISPLACEMENT, DISPLACEMENT], dim=2)
+    return torch.cat([F.softshrink(added, LEAST_ADDED), displacement], dim=2)
 
 
 def correct(render: Tensor, correction: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mimaface.config import AttentionKernel, DenoiserConfig
-from mimaface.correction import DISPLACEMENT, correct
+from mimaface.correction import DISPLACEMENT, correct, settle
 
 if TYPE_CHECKING:
     from mimaface.int8 import Int8Denoiser
@@ -192,8 +192,8 @@ def predict(
         said = without + guidance * (with_tokens - without)
     if said.shape[2] == noisy.shape[2]:
         return Predicted(said, None)
-    render = condition[:, :, : noisy.shape[2]]
-    return Predicted(correct(render, said).to(noisy.dtype), said)
+    render, correction = condition[:, :, : noisy.shape[2]], settle(said)
+    return Predicted(correct(render, correction).to(noisy.dtype), correction)
 
 
 def _with_frames_in_batch(norm: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

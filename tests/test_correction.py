@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 
 from mimaface.autoencoder import PixelUnshuffle
-from mimaface.correction import DISPLACEMENT, correct, correct_finer, displace
+from mimaface.correction import (
+    DISPLACEMENT,
+    LEAST_ADDED,
+    correct,
+    correct_finer,
+    displace,
+    settle,
+)
 
 FACTOR, SIDE = 4, 32
 CHANNELS = 3 * FACTOR**2
@@ -60,6 +67,17 @@ def test_half_a_pixel_is_told_from_none_in_half_precision() -> None:
     found = [corrected(waves(SIDE), each) for each in (saying(), exact, half)]
     assert float((found[1] - found[0]).abs().mean()) > 0.02
     torch.testing.assert_close(found[2], found[1], atol=1e-6, rtol=0)
+
+
+def test_small_additions_are_left_out_and_no_displacement_is() -> None:
+    said = saying(added=0.01, right=0.01)
+    settled = settle(said)
+    assert not settled[:, :, :CHANNELS].any()
+    assert torch.equal(settled[:, :, CHANNELS:], said[:, :, CHANNELS:])
+    torch.testing.assert_close(
+        settle(saying(added=-0.25))[:, :, :CHANNELS],
+        saying(added=LEAST_ADDED - 0.25)[:, :, :CHANNELS],
+    )
 
 
 def test_a_displacement_can_be_learnt() -> None:
