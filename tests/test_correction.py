@@ -102,7 +102,7 @@ def test_a_finer_render_is_corrected_as_the_coarse_one(side: int) -> None:
     small[..., 3:] = 2 / 32, -3 / 32  # shares of the side
     found = correct_finer(finer, small)[0].astype(int)
     right, down = 2 * side // 32, -3 * side // 32
-    moved = np.roll(finer[0], (-down, -right), axis=(0, 1)).astype(int) + [20, 0, 0]
+    moved = np.roll(finer[0].astype(int), (-down, -right), axis=(0, 1)) + np.array([20, 0, 0])
     inside = slice(side // 4, -side // 4)
     assert np.abs(found - moved)[inside, inside].max() <= 2
     assert not np.shares_memory(found, finer)
