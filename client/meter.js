@@ -3,6 +3,8 @@
 const DISPLAY_MS = 1000 / 60; // A decoded frame waits for the screen's next refresh and is composed.
 const SLOWEST_FPS = 10; // A camera that is just starting says nothing of the frames to come.
 const ROUND_TRIPS = 5; // The median of so many, as one may meet a busy moment.
+/** @type {Stage[]} */
+const STAGES = ["wait", "motion", "queue", "render", "playout", "server"];
 
 /**
  * @typedef {object} Figures
@@ -11,12 +13,16 @@ const ROUND_TRIPS = 5; // The median of so many, as one may meet a busy moment.
  * @property {number} cameraFps driving frames that reached the server a second
  * @property {number} dropped frames since the start that were left out to stay live
  * @property {number} freezes times the picture stood still since the connection was made
- * @property {string} rung quality rung of the server
+ * @property {string} quality what the server can afford, "1 step, 25 fps"
+ * @property {Record<Stage, Quantiles>} stages where a frame's time on the server goes
  * @property {string} sent size of the picture sent, "640 × 480"
  * @property {number} upKbps
  * @property {number} downKbps
  * @property {number} latencyMs estimated glass to glass: the sum of the parts
  * @property {Latency} parts
+ *
+ * @typedef {"wait" | "motion" | "queue" | "render" | "playout" | "server"} Stage
+ * @typedef {{p50: number | null, p95: number | null}} Quantiles in milliseconds
  *
  * @typedef {object} Latency estimated, in milliseconds
  * @property {number} send encode and pace, in this browser
@@ -81,7 +87,8 @@ export class Meter {
       cameraFps: server.driving_fps,
       dropped: server.dropped,
       freezes: down.freezeCount ?? 0,
-      rung: server.rung,
+      quality: `${server.steps} ${server.steps === 1 ? "step" : "steps"}, ${server.most_fps} fps`,
+      stages: Object.fromEntries(STAGES.map((stage) => [stage, server[`${stage}_ms`]])),
       sent: up.frameWidth ? `${up.frameWidth} × ${up.frameHeight}` : "–",
       upKbps: perSecond("upBits") / 1000,
       downKbps: perSecond("downBits") / 1000,

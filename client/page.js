@@ -44,6 +44,16 @@ const PART_NAMES = {
   display: "Screen refresh",
 };
 
+/** What a frame goes through on the server, and the whole way. */
+const STAGE_NAMES = {
+  wait: "Waits to be looked at",
+  motion: "Motion",
+  queue: "Waits for the one before",
+  render: "Avatar",
+  playout: "Waits to be shown",
+  server: "Everything",
+};
+
 /** @type {import("./api.js").Config} */
 let config;
 /** @type {import("./api.js").Portrait} */
@@ -142,11 +152,27 @@ function showFigures(figures) {
     ["Shown", `${figures.shownFps.toFixed(0)} fps`],
     ["Dropped", String(figures.dropped)],
     ["Freezes", String(figures.freezes)],
-    ["Quality", figures.rung],
+    ["Quality", figures.quality],
     ["Sent", figures.sent],
     ["Up", `${figures.upKbps.toFixed(0)} kbps`],
     ["Down", `${figures.downKbps.toFixed(0)} kbps`],
   ]);
+  $("stages").replaceChildren(
+    ...Object.entries(STAGE_NAMES).map(([stage, name]) => stageRow(name, figures.stages[stage])),
+  );
+}
+
+/**
+ * @param {string} name
+ * @param {import("./meter.js").Quantiles} quantiles
+ */
+function stageRow(name, { p50, p95 }) {
+  const row = document.createElement("tr");
+  const head = row.appendChild(document.createElement("th"));
+  head.scope = "row";
+  head.textContent = name;
+  for (const ms of [p50, p95]) row.insertCell().textContent = ms?.toFixed(0) ?? "–";
+  return row;
 }
 
 /**

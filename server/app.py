@@ -23,6 +23,7 @@ from mimaface.errors import MimafaceError
 from server.config import ServerConfig
 from server.control import describe
 from server.guard import GuardMiddleware
+from server.metrics import CONTENT_TYPE
 from server.registry import Call
 from server.services import Services, now_s, run_services
 from server.signaling import MAX_OFFER_BYTES, OfferError
@@ -51,6 +52,7 @@ def create_app(config: ServerConfig, model: Model) -> Starlette:
             Route("/v1/sessions/{id}/stats", get_stats),
             Route("/livez", livez),
             Route("/readyz", readyz),
+            Route("/metrics", get_metrics),
         ],
         middleware=[Middleware(GuardMiddleware)],
         exception_handlers={HTTPException: answer_error, Exception: answer_fault},
@@ -134,7 +136,14 @@ async def create_session(request: Request) -> Response:
     if source is None:
         raise HTTPException(404, "There is no such portrait any more. Choose another one.")
     if services.calls.is_full:
+        services.metrics.reject("full")
         raise _busy("All places are taken. Try again in a moment.")
+    if not services.admission.has_room(len(services.calls)):
+        services.metrics.reject("slow")
+        raise _busy(
+            f"This machine holds {services.admission.capacity} at a time without losing quality. "
+            "Try again when somebody has left."
+        )
     call = services.start_call(source)
     url = f"/v1/sessions/{call.id}"
     return JSONResponse({"id": call.id, "url": url, "ice_servers": []}, 201, {"Location": url})
@@ -166,9 +175,7 @@ async def delete_session(request: Request) -> Response:
 
 async def get_stats(request: Request) -> Response:
     """Return the figures of a call."""
-    services: Services = request.state.services
-    call = _find_call(request)
-    return JSONResponse(await describe(call, services.config, now_s()))
+    return JSONResponse(await describe(_find_call(request), now_s()))
 
 
 async def livez(_request: Request) -> Response:
@@ -179,9 +186,15 @@ async def livez(_request: Request) -> Response:
 async def readyz(request: Request) -> Response:
     """Answer 200 while there is room for another call."""
     services: Services = request.state.services
-    if services.calls.is_full:
+    if services.calls.is_full or not services.admission.has_room(len(services.calls)):
         raise _busy("All places are taken.")
     return JSONResponse({"status": "ready"})
+
+
+async def get_metrics(request: Request) -> Response:
+    """Return the server's figures in Prometheus' text format."""
+    services: Services = request.state.services
+    return Response(services.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
 
 def _find_call(request: Request) -> Call:

@@ -22,10 +22,15 @@ class ServerConfig:
         port: port to listen on, 0 for any free one.
         model: name of the model.
         weights: file of the model's weights; empty for those that come with the package.
-        steps: denoising steps of every frame; 0 is the mesh, which needs no weights.
+        steps: denoising steps of a frame at best; 0 is the mesh, which needs no weights.
         size_px: side of the square avatar.
-        fps: avatar frames per second without driving frames.
+        fps: avatar frames per second at best.
+        latency_budget_s: age of a driving frame at which its avatar frame comes late, a chunk's
+            counted from its newest frame on: quality goes down when one in twenty does, and
+            driving frames that are older are not looked at.
         max_sessions: sessions at a time; the next one is told to come back later.
+        admission_fps: so is one beside which this machine could not give all of them so many
+            frames a second, be it without denoising steps; 0 for no such limit.
         max_upload_bytes: of one uploaded photo.
         max_uploads: photos kept at a time; the oldest gives way.
         upload_ttl_s: how long an unused photo is kept.
@@ -41,7 +46,9 @@ class ServerConfig:
     steps: int = 1
     size_px: int = 512
     fps: int = 30
+    latency_budget_s: float = 0.12
     max_sessions: int = 4
+    admission_fps: int = 25
     max_upload_bytes: int = 8 * 1024 * 1024
     max_uploads: int = 32
     upload_ttl_s: float = 3600.0
@@ -60,6 +67,10 @@ class ServerConfig:
             raise ValueError(f"steps must not be negative, found {self.steps}")
         if not 1 <= self.fps <= 60:
             raise ValueError(f"fps must be 1 to 60, found {self.fps}")
+        if not 0.02 <= self.latency_budget_s <= 5:
+            raise ValueError(f"latency_budget_s must be 0.02 to 5, found {self.latency_budget_s}")
+        if self.admission_fps < 0:
+            raise ValueError(f"admission_fps must not be negative, found {self.admission_fps}")
         if self.max_sessions < 1:
             raise ValueError(f"max_sessions must be at least 1, found {self.max_sessions}")
 
@@ -99,7 +110,7 @@ def parse_config(arguments: Sequence[str], environ: Mapping[str, str]) -> Server
         "--steps",
         type=int,
         default=base.steps,
-        help="denoising steps per frame; 0 is the mesh",
+        help="denoising steps per frame at best; 0 is the mesh",
     )
     parser.add_argument(
         "--size-px",
@@ -107,6 +118,12 @@ def parse_config(arguments: Sequence[str], environ: Mapping[str, str]) -> Server
         choices=SIZES_PX,
         default=base.size_px,
         help="side of the avatar; 256 takes less of the processor",
+    )
+    parser.add_argument(
+        "--latency-budget-s",
+        type=float,
+        default=base.latency_budget_s,
+        help="from a decoded driving frame to its avatar frame; quality gives way to keep it",
     )
     parser.add_argument("--lan", action="store_true", help="let other machines connect")
     parser.add_argument(

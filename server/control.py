@@ -9,7 +9,6 @@ from typing import Any, Final
 
 from aiortc import RTCDataChannel
 
-from server.config import ServerConfig
 from server.registry import Call, Sources
 
 MAX_MESSAGE_CHARS: Final = 4096
@@ -26,13 +25,10 @@ class MessageError(ValueError):
 class Control:
     """Carries out what the page asks for and tells it how the call goes."""
 
-    def __init__(
-        self, channel: RTCDataChannel, call: Call, *, sources: Sources, config: ServerConfig
-    ) -> None:
+    def __init__(self, channel: RTCDataChannel, call: Call, *, sources: Sources) -> None:
         self._channel = channel
         self._call = call
         self._sources = sources
-        self._config = config
         self._allowance = MAX_MESSAGES_PER_S
         channel.on("message", self._receive)
 
@@ -50,7 +46,7 @@ class Control:
                 told = state
             if tick % _TICKS_PER_STATS == 0:
                 self._allowance = MAX_MESSAGES_PER_S
-                stats = await describe(self._call, self._config, now_s)
+                stats = await describe(self._call, now_s)
                 self._send({"type": "stats"} | stats)
             tick += 1
             await asyncio.sleep(_TICK_S)
@@ -105,11 +101,10 @@ def _parse(text: str | bytes) -> dict[str, Any]:
     return message
 
 
-async def describe(call: Call, config: ServerConfig, now_s: float) -> dict[str, Any]:
+async def describe(call: Call, now_s: float) -> dict[str, Any]:
     """Return the figures of a call as JSON values."""
     rtt_s = None if call.peer is None else await call.peer.rtt_s()
     return asdict(call.live.stats(now_s)) | {
-        "rung": f"{config.steps} {'step' if config.steps == 1 else 'steps'} · {config.size_px} px",
         "rtt_ms": None if rtt_s is None else round(1000 * rtt_s, 1),
         "portrait": call.source.id,
     }

@@ -109,10 +109,13 @@ class Calls:
     def __iter__(self) -> Iterator[Call]:
         return iter(list(self._calls.values()))
 
+    def __len__(self) -> int:
+        return len(self._calls)
+
     @property
     def is_full(self) -> bool:
         """Whether there is no room for another call."""
-        return len(self._calls) >= self._max_sessions
+        return len(self) >= self._max_sessions
 
     def add(self, call: Call) -> None:
         """Hold a call."""

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import io
 import logging
+import math
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,24 +20,28 @@ from aiortc import RTCDataChannel
 from PIL import Image
 
 from mimaface.animate import Model, animate, encode_source, load
-from mimaface.config import ModelConfig
 from mimaface.motion import FaceMeshExtractor, MotionExtractor, RelativeMotion
 from mimaface.photo import built_in_portraits
 from mimaface.types import Appearance, ClipRequest, Motion
 from server.config import ServerConfig
 from server.control import Control
 from server.latency_marker import LatencyMarker, MarkedExtractor
+from server.metrics import Metrics, Result
 from server.peer import Peer
 from server.registry import Call, Calls, Source, Sources, new_id
 from server.signaling import OfferError
 from server.tracks import AvatarTrack
+from streaming.admission import Admission
 from streaming.backend import LocalBackend
+from streaming.ladder import Ladder, rungs_for
 from streaming.live import LiveSession
+from streaming.metrics import Stage
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _SWEEP_S: Final = 1.0
+_MOST_CLIPS_AT_ONCE: Final = 8
 _FROZEN_AFTER_S: Final = 1.0
 
 
@@ -50,6 +55,8 @@ class Services:
     workers: ThreadPoolExecutor
     sources: Sources
     calls: Calls
+    admission: Admission
+    metrics: Metrics
 
     async def add_upload(self, photo: bytes) -> Source:
         """Encode a photo and keep it, in memory only, for a while.
@@ -77,9 +84,12 @@ class Services:
             backend=self.backend,
             clock=asyncio.get_running_loop().time,
             new_frames=self.model.config.new_frames,
-            fps=config.fps,
-            steps=config.steps,
+            ladder=Ladder(
+                rungs_for(offered_steps(self.model, config), fps=config.fps),
+                deadline_s=config.latency_budget_s,
+            ),
         )
+        live.on_timed = self._note_time
         expires_s = now_s() + config.session_ttl_s
         call = Call(id=call_id, source=source, live=live, marker=marker, expires_s=expires_s)
         self.calls.add(call)
@@ -104,15 +114,22 @@ class Services:
                 await peer.close()
                 raise
 
-    async def close_call(self, call: Call) -> None:
+    async def close_call(self, call: Call, result: Result = "ended") -> None:
         """End a call and wait for its thread."""
         if not self.calls.remove(call):
             return
+        self.metrics.close(call, result)
         async with call.is_changing:
             if call.peer is not None:
                 await call.peer.close()
             await self._run(call.live.close)
         logger.info("call %s ended: %s", call.id[:6], call.live.stats(now_s()))
+
+    def _note_time(self, stage: Stage, seconds: float) -> None:
+        # Called by all of a session's threads.
+        self.metrics.observe(stage, seconds)
+        if stage == "motion":
+            self.admission.add_frame(seconds)
 
     def _make_peer(self, call: Call) -> Peer:
         def forget(peer: Peer) -> None:
@@ -121,13 +138,9 @@ class Services:
                 call.expires_s = now_s() + self.config.session_ttl_s
 
         def control(channel: RTCDataChannel) -> Coroutine[Any, Any, None]:
-            return Control(channel, call, sources=self.sources, config=self.config).run()
+            return Control(channel, call, sources=self.sources).run()
 
-        avatar = AvatarTrack(
-            call.live,
-            fps=self.config.fps,
-            draw=None if call.marker is None else call.marker.draw,
-        )
+        avatar = AvatarTrack(call.live, draw=None if call.marker is None else call.marker.draw)
         return Peer(
             call.live,
             avatar,
@@ -162,6 +175,11 @@ def load_model(config: ServerConfig) -> Model:
     return model
 
 
+def offered_steps(model: Model, config: ServerConfig) -> list[int]:
+    """Return the numbers of denoising steps a session may come to, from the settings' downwards."""
+    return [steps for steps in model.steps if steps <= config.steps]
+
+
 @contextlib.asynccontextmanager
 async def run_services(config: ServerConfig, model: Model) -> AsyncIterator[Services]:
     """Encode the portraits and get ready; at the end close every call and every thread."""
@@ -173,19 +191,38 @@ async def run_services(config: ServerConfig, model: Model) -> AsyncIterator[Serv
     cv2.setNumThreads(1)
     with ThreadPoolExecutor(2, thread_name_prefix="worker") as workers:
         sources = Sources(max_uploads=config.max_uploads, upload_ttl_s=config.upload_ttl_s)
-        with contextlib.closing(LocalBackend(partial(animate, model))) as backend:
+        has_gpu = model.generator is not None and model.generator.device.type != "cpu"
+        admission = Admission(
+            lowest_steps=min(offered_steps(model, config)),
+            new_frames=model.config.new_frames,
+            cores=os.cpu_count() or 1,
+            has_gpu=has_gpu,
+            fps=config.admission_fps,
+        )
+        backend = LocalBackend(
+            partial(animate, model),
+            clock=loop.time,
+            gather_s=model.config.new_frames / config.fps / 4,
+            # A processor makes a batch no sooner than its clips one by one.
+            max_batch=_MOST_CLIPS_AT_ONCE if has_gpu else 1,
+            on_made=admission.add,
+        )
+        with contextlib.closing(backend):
             for portrait in await loop.run_in_executor(workers, _encode_portraits, model, backend):
                 sources.add_portrait(portrait)
             await loop.run_in_executor(
-                workers, _warm_up, backend, sources.portraits(), model.config, config.steps
+                workers, _warm_up, backend, sources.portraits(), model, config
             )
+            calls = Calls(max_sessions=config.max_sessions)
             services = Services(
                 config=config,
                 model=model,
                 backend=backend,
                 workers=workers,
                 sources=sources,
-                calls=Calls(max_sessions=config.max_sessions),
+                calls=calls,
+                admission=admission,
+                metrics=Metrics(calls, model, clock=loop.time),
             )
             sweeper = asyncio.create_task(_sweep(services))
             try:
@@ -220,21 +257,22 @@ def _encode_portraits(model: Model, backend: LocalBackend) -> list[Source]:
 
 
 def _warm_up(
-    backend: LocalBackend, portraits: Sequence[Source], config: ModelConfig, steps: int
+    backend: LocalBackend, portraits: Sequence[Source], model: Model, config: ServerConfig
 ) -> None:
     # What is slow the first time (imports, compiled code, kernels of a clip's shape) must not be
-    # so for the first caller.
+    # so for the first caller, nor when the first one goes down a rung.
     extractor = FaceMeshExtractor()
     relative = RelativeMotion()
     for portrait in portraits:
         motion = relative.push(extractor.extract(0.0, portrait.appearance.source))
-        still = Motion.concatenate([motion] * config.new_frames)
-        ica = None
-        for _ in ("a first clip", "a later one"):
-            request = ClipRequest(
-                appearance=portrait.appearance, motion=still, ica=ica, steps=steps
-            )
-            ica = backend.submit(request).result().ica
+        still = Motion.concatenate([motion] * model.config.new_frames)
+        for steps in offered_steps(model, config):
+            ica = None
+            for _ in ("a first clip", "a later one"):
+                request = ClipRequest(
+                    appearance=portrait.appearance, motion=still, ica=ica, steps=steps
+                )
+                ica = backend.submit(request, due_s=math.inf).result().ica
     extractor.close()
 
 
@@ -244,7 +282,7 @@ async def _sweep(services: Services) -> None:
         services.sources.sweep(now_s())
         for call in services.calls.expired(now_s()):
             try:
-                await services.close_call(call)
+                await services.close_call(call, "expired")
             except Exception:
                 logger.exception("call %s did not end cleanly", call.id[:6])
 

@@ -44,8 +44,8 @@ def _to_rgb(reformatter: VideoReformatter, frame: av.VideoFrame) -> Pixels:
 class AvatarTrack(MediaStreamTrack):
     """Sends the avatar of a session: each new frame at once, the last one again when none comes.
 
-    The session keeps the avatar moving at its own rate, so a repeat is rare; it comes half an
-    interval late, because a new frame may only just have missed its time.
+    The session keeps the avatar moving at the rate of its rung, so a repeat is rare; it comes half
+    an interval late, because a new frame may only just have missed its time.
     """
 
     kind = "video"
@@ -54,13 +54,11 @@ class AvatarTrack(MediaStreamTrack):
         self,
         live: LiveSession,
         *,
-        fps: float,
         draw: Callable[[AvatarFrame], Pixels] | None = None,
     ) -> None:
-        """Repeat at about `fps`; `draw` may return a frame's pixels with something added."""
+        """Send the frames of `live`; `draw` may return one's pixels with something added."""
         super().__init__()
         self._live = live
-        self._patience_s = 1.5 / fps
         self._draw = draw
         self._is_fresh = asyncio.Event()
         self._event_loop = asyncio.get_running_loop()
@@ -72,7 +70,7 @@ class AvatarTrack(MediaStreamTrack):
         """Return the next frame; raises MediaStreamError once the track is stopped."""
         if self._sent_pts >= 0:
             try:
-                async with asyncio.timeout(self._patience_s):
+                async with asyncio.timeout(self._patience_s()):
                     await self._is_fresh.wait()
             except TimeoutError:
                 pass
@@ -88,6 +86,11 @@ class AvatarTrack(MediaStreamTrack):
         frame.time_base = _TIME_BASE
         self._sent_pts = frame.pts
         return frame
+
+    def _patience_s(self) -> float:
+        # Of a chunk the first frame is announced, the others are due one after the other.
+        repeat_s, due_s = 1.5 / self._live.rung.fps, self._live.due_s
+        return repeat_s if due_s is None else min(repeat_s, due_s - self._event_loop.time())
 
     def stop(self) -> None:
         """End the track; the session goes on without it."""

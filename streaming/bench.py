@@ -1,41 +1,36 @@
-"""How fast a live session runs on this machine, without network: python -m streaming.bench.
+"""How fast live sessions run on this machine, without network: python -m streaming.bench.
 
 The avatar of the portrait itself performs in front of a made-up webcam. A line each second shows
-the figures of the last few seconds, the last line on stdout is JSON.
+the figures of the last few seconds, then come those of every run; the last line on stdout is JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, closing
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
-import numpy as np
-
-from mimaface.animate import Model, animate, built_in_weights, encode_source, load
+from mimaface.animate import built_in_weights, encode_source, load
 from mimaface.config import CONFIGS
-from mimaface.evaluation.bench import machine
-from mimaface.evaluation.scripted import scripted_motion
-from mimaface.motion import FaceMeshExtractor
+from mimaface.evaluation.bench import device_name
 from mimaface.photo import built_in_portraits
-from mimaface.types import Appearance, ClipRequest, Pixels
-from streaming.backend import LocalBackend
-from streaming.live import LiveSession
-from streaming.metrics import SPAN_S
-from streaming.types import DrivingFrame
-
-FPS: Final = 30
-WEBCAM_PX: Final = (480, 640)
-PERFORMANCE: Final = 90  # frames, then it starts again
-STAGES: Final = ("motion_ms", "render_ms", "server_ms")
+from streaming.figures import (
+    busy_share,
+    mean_steps,
+    quantiles_ms,
+    recovery_s,
+    stretch,
+    worst,
+)
+from streaming.ladder import rungs_for
+from streaming.rehearsal import FPS, WARM_UP_S, Notes, perform, rehearse, warm_up
+from streaming.trace import Trace
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -46,130 +41,154 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--model", choices=CONFIGS, default="tiny", help="which model")
-    parser.add_argument("--steps", type=int, default=1, help="denoising steps; 0 is the mesh")
+    parser.add_argument("--steps", type=int, default=1, help="denoising steps at best; 0: mesh")
+    parser.add_argument(
+        "--lowest-steps", type=int, default=0, help="denoising steps that remain under load"
+    )
     parser.add_argument("--size", type=int, choices=(256, 512), default=256, help="in pixels")
     parser.add_argument("--source", type=Path, default=None, help="the photo, else a built-in one")
-    parser.add_argument("--seconds", type=int, default=20, help="how long")
-    parser.add_argument("--sessions", type=int, default=1, help="how many at a time")
+    parser.add_argument("--seconds", type=int, default=20, help="how long each run is")
+    parser.add_argument(
+        "--sessions", type=int, nargs="+", default=[1], help="how many at a time, one run for each"
+    )
+    parser.add_argument(
+        "--hog", type=int, default=0, help="seconds in which another process takes a core"
+    )
+    parser.add_argument(
+        "--profile", type=Path, default=None, help="file for a Chrome trace of the last second"
+    )
     args = parser.parse_args(arguments)
-    if args.seconds <= SPAN_S or args.sessions < 1:
-        parser.error(f"--seconds must be more than {SPAN_S:.0f} and --sessions at least 1")
+    least_s = WARM_UP_S + args.hog + (2 if args.hog else 1)
+    if args.seconds < least_s or min(args.sessions) < 1 or args.hog < 0:
+        parser.error(
+            f"--seconds must be at least {least_s} with this --hog, --sessions at least 1, and "
+            "--hog not negative"
+        )
     weights: Literal["random", "none"] | None = None if args.steps else "none"
     if args.steps and not built_in_weights(args.model):
         weights = "random"  # as quick as trained ones
     model = load(args.model, size_px=args.size, weights=weights)
-    if args.steps not in model.steps:
-        parser.error(f"--steps must be one of {model.steps}")
+    if args.steps not in model.steps or not 0 <= args.lowest_steps <= args.steps:
+        parser.error(f"--steps must be one of {model.steps}, and --lowest-steps no more than that")
+    rungs = rungs_for([s for s in model.steps if args.lowest_steps <= s <= args.steps], fps=FPS)
     appearance = encode_source(model, args.source or built_in_portraits()[0])
-    rows = run(model, appearance, seconds=args.seconds, sessions=args.sessions, steps=args.steps)
+    pictures = perform(model, appearance)
+    warm_up(model, appearance, rungs=rungs)
+    trace = Trace(time.monotonic) if args.profile is not None else None
+    runs = []
+    for sessions in args.sessions:
+        notes = Notes(sessions=sessions, clock=time.monotonic, trace=trace)
+        rehearse(
+            model,
+            appearance,
+            pictures,
+            notes,
+            rungs=rungs,
+            seconds=args.seconds,
+            hog_s=args.hog,
+            on_second=partial(_print_second, notes),
+        )
+        runs.append(summarize(notes))
+        if trace is not None:
+            trace.write(args.profile, from_s=notes.end_s - 1, until_s=notes.end_s)
+    _print_runs(runs)
     result = {
         "model": model.config.name,
         "size_px": model.config.size_px,
         "steps": args.steps,
+        "lowest_steps": rungs[-1].steps,
         "precision": model.precision,
-        "sessions": args.sessions,
         "seconds": args.seconds,
-        "machine": machine(),
-        **summarize(rows),
+        "machine": device_name(model),
+        "runs": runs,
     }
-    sys.stdout.write(json.dumps(result) + "\n")
+    _print(json.dumps(result))
 
 
-def run(
-    model: Model, appearance: Appearance, *, seconds: int, sessions: int, steps: int = 0
-) -> list[dict[str, Any]]:
-    """Drive some sessions in real time; return the figures of the first one, second by second."""
-    pictures = perform(model, appearance)
-    rows = []
-    with ExitStack() as stack:
-        backend = stack.enter_context(closing(LocalBackend(partial(animate, model))))
-        lives = []
-        for number in range(sessions):
-            live = LiveSession(
-                str(number),
-                appearance,
-                extractor=FaceMeshExtractor,
-                backend=backend,
-                clock=time.monotonic,
-                new_frames=model.config.new_frames,
-                fps=FPS,
-                steps=steps,
-            )
-            live.on_frame = partial(_show, live)
-            lives.append(stack.enter_context(closing(live)))
-        start_s = time.monotonic()
-        for count in range(seconds * FPS):
-            time.sleep(max(0.0, start_s + count / FPS - time.monotonic()))
-            now_s = time.monotonic()
-            picture = pictures[count % len(pictures)]
-            for live in lives:
-                live.feed(DrivingFrame(time_s=now_s, rgb=picture.copy))
-            if count % FPS == FPS - 1:
-                row = asdict(lives[0].stats(now_s)) | {"rss_mib": resident_mib()}
-                rows.append(row)
-                sys.stdout.write(_line(len(rows), row) + "\n")
-                sys.stdout.flush()
-    return rows
+def summarize(notes: Notes) -> dict[str, Any]:
+    """Return the figures of a run, those of each session in lists."""
+    whole = {"from_s": notes.start_s, "until_s": notes.end_s}
+    each = [stretch(shown, **whole) for shown in notes.shown]
+    made = [batch for batch in notes.made if batch.ended_s >= notes.start_s]
+    render_s = [batch.ended_s - asked_s for batch in made for asked_s in batch.asked_s]
+    full = notes.rss_mib[WARM_UP_S:]
+    return {
+        "sessions": notes.sessions,
+        "fps": [session.fps for session in each],
+        "server_ms": [{"p50": session.p50_ms, "p95": session.p95_ms} for session in each],
+        "longest_gap_ms": [session.longest_gap_ms for session in each],
+        "dropped": notes.dropped,
+        "motion_ms": dict(zip(("p50", "p95"), quantiles_ms(notes.motion_s), strict=True)),
+        "render_ms": dict(zip(("p50", "p95"), quantiles_ms(render_s), strict=True)),
+        "steps": mean_steps(made, **whole),
+        "clips_per_batch": round(len(render_s) / max(len(made), 1), 2),
+        "busy": busy_share(made, **whole),
+        "rss_mib": {"first": full[0], "last": full[-1]},
+        "capacity": notes.capacity,
+        "hog": _summarize_hog(notes) if notes.hog_s else None,
+    }
 
 
-def _show(live: LiveSession) -> None:
-    live.pull(time.monotonic())
-
-
-def perform(model: Model, appearance: Appearance) -> list[Pixels]:
-    """Return what a webcam sees of the portrait's avatar acting, uint8 [480, 640, 3] each."""
-    script = scripted_motion(PERFORMANCE, fps=FPS)
-    pictures = []
-    for start in range(0, PERFORMANCE, model.config.new_frames):
-        motion = script[start : start + model.config.new_frames]
-        [clip] = animate(model, [ClipRequest(appearance=appearance, motion=motion)])
-        pictures += [_in_front_of_a_wall(face) for face in clip.pixels]
-    return pictures
-
-
-def _in_front_of_a_wall(face: Pixels) -> Pixels:
-    height, width = WEBCAM_PX
-    zoom = -(-height // face.shape[0])
-    large = face.repeat(zoom, axis=0).repeat(zoom, axis=1)[:height]
-    picture = np.full((height, width, 3), 110, np.uint8)
-    left = (width - large.shape[1]) // 2
-    picture[:, left : left + large.shape[1]] = large
-    return picture
-
-
-def summarize(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the median of each figure once the first window is full, and the memory's growth."""
-    full = rows[int(SPAN_S) :]
+def _summarize_hog(notes: Notes) -> dict[str, Any]:
+    # The worst session counts.
+    came_s, went_s = notes.hog_s
+    phases = {
+        "before": {"from_s": notes.start_s, "until_s": came_s},
+        "during": {"from_s": came_s, "until_s": went_s},
+        "after": {"from_s": went_s, "until_s": notes.end_s},
+    }
     figures: dict[str, Any] = {
-        name: statistics.median(row[name] for row in full) for name in ("fps", "driving_fps")
+        name: asdict(worst([stretch(shown, **span) for shown in notes.shown]))
+        | {"steps": mean_steps(notes.made, **span)}
+        for name, span in phases.items()
     }
-    for stage in STAGES:
-        figures[stage] = {
-            share: statistics.median(row[stage][share] for row in full) for share in ("p50", "p95")
-        }
-    figures["dropped"] = full[-1]["dropped"]
-    figures["rss_mib"] = {"first": full[0]["rss_mib"], "last": full[-1]["rss_mib"]}
+    figures["recovery_s"] = recovery_s(
+        notes.shown,
+        notes.made,
+        good_s=(notes.start_s, came_s),
+        from_s=went_s,
+        until_s=notes.end_s,
+    )
     return figures
 
 
-def _line(second: int, row: dict[str, Any]) -> str:
-    stages = "  ".join(
-        f"{stage.removesuffix('_ms')} {row[stage]['p50']}/{row[stage]['p95']} ms"
-        for stage in STAGES
-    )
-    return (
-        f"{second:4d} s  {row['fps']:5.1f} fps  {stages}  dropped {row['dropped']}  "
-        f"{row['rss_mib']} MiB"
+def _print_second(notes: Notes, now_s: float) -> None:
+    recent = {"from_s": now_s - WARM_UP_S, "until_s": now_s}
+    now = worst([stretch(shown, **recent) for shown in notes.shown])
+    _print(
+        f"{len(notes.rss_mib):4d} s  {now.fps:5.1f} fps  server {now.p50_ms}/{now.p95_ms} ms  "
+        f"gap {now.longest_gap_ms:.0f} ms  steps {mean_steps(notes.made, **recent)}  "
+        f"busy {busy_share(notes.made, **recent):.0%}  dropped {sum(notes.dropped)}  "
+        f"{notes.rss_mib[-1]} MiB"
     )
 
 
-def resident_mib() -> int | None:
-    """Return the memory this process holds, None where the system does not tell."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return None
-    [line] = [each for each in status.read_text().splitlines() if each.startswith("VmRSS")]
-    return int(line.split()[1]) // 1024
+def _print_runs(runs: Sequence[dict[str, Any]]) -> None:
+    for each in runs:
+        capacity = each["capacity"] or "no"
+        _print(f"{each['sessions']} at a time, {each['busy']:.0%} busy; it holds {capacity}")
+        for number, (fps, ages, gap_ms, dropped) in enumerate(
+            zip(
+                each["fps"], each["server_ms"], each["longest_gap_ms"], each["dropped"], strict=True
+            )
+        ):
+            _print(
+                f"  session {number}  {fps:5.1f} fps  server {ages['p50']}/{ages['p95']} ms  "
+                f"gap {gap_ms:.0f} ms  dropped {dropped}"
+            )
+        if each["hog"] is not None:
+            for phase in ("before", "during", "after"):
+                now = each["hog"][phase]
+                _print(
+                    f"  {phase:6s} the hog  {now['fps']:5.1f} fps  p95 {now['p95_ms']} ms  "
+                    f"gap {now['longest_gap_ms']:.0f} ms  steps {now['steps']}"
+                )
+            _print(f"  recovered after {each['hog']['recovery_s']} s")
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

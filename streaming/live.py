@@ -4,6 +4,8 @@
 motion and asks the backend for clips, the backend's thread puts them into the playout, `pull`
 shows them. The pixels of a driving frame are opened in the motion thread, by the extractor's
 call, and go nowhere else.
+
+Nothing queues: whoever falls behind leaves frames out, and the ladder then takes work away.
 """
 
 from __future__ import annotations
@@ -12,14 +14,14 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import partial
-from typing import Final, Literal
+from typing import Final, get_args
 
 from mimaface.motion import MotionExtractor, RelativeMotion
 from mimaface.types import Appearance, Clip, ClipRequest, Motion
 from streaming.backend import LocalBackend
-from streaming.metrics import Quantiles, Recent
+from streaming.ladder import Ladder, Pace, Rung
+from streaming.metrics import LiveStats, Recent, Stage, State
 from streaming.playout import Playout
 from streaming.session import Session
 from streaming.types import AvatarFrame, DrivingFrame
@@ -28,45 +30,13 @@ logger = logging.getLogger(__name__)
 
 LOST_AFTER_S: Final = 0.3  # without a driving frame, or without a face in it
 
-State = Literal["waiting", "calibrating", "live", "lost", "paused"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class LiveStats:
-    """What a live session did; rates and times over the last `metrics.SPAN_S` seconds.
-
-    Attributes:
-        state: waiting for the camera, calibrating, live, lost (no camera or no face) or paused.
-        calibration: progress of the driver's neutral, 0 to 1.
-        fps: new avatar frames shown per second.
-        sent_fps: avatar frames shown per second, repeats included.
-        driving_fps: driving frames that arrived per second.
-        dropped: driving frames so far that a newer one replaced before they were animated.
-        repeated: avatar frames so far that were shown again for want of a newer one.
-        failed: frames without motion and clips that were lost to errors so far.
-        motion_ms: time in the extractor.
-        render_ms: time from asking the backend to having the clip.
-        server_ms: age of a driving frame when its avatar frame is shown.
-    """
-
-    state: State
-    calibration: float
-    fps: float
-    sent_fps: float
-    driving_fps: float
-    dropped: int
-    repeated: int
-    failed: int
-    motion_ms: Quantiles
-    render_ms: Quantiles
-    server_ms: Quantiles
-
 
 class LiveSession:
     """A webcam drives a portrait.
 
     Attributes:
         on_frame: called by the backend's thread when a new avatar frame can be pulled.
+        on_timed: called by any of the threads with a stage and the seconds a frame took in it.
     """
 
     def __init__(
@@ -78,8 +48,7 @@ class LiveSession:
         backend: LocalBackend,
         clock: Callable[[], float],
         new_frames: int,
-        fps: float,
-        steps: int = 0,
+        ladder: Ladder,
     ) -> None:
         """Start the motion thread, which builds its extractor at once.
 
@@ -90,25 +59,29 @@ class LiveSession:
             backend: makes the clips.
             clock: the session's clock; driving frames and `now_s` come from it too.
             new_frames: N, frames a clip adds.
-            fps: rate at which the avatar keeps moving without driving frames.
-            steps: denoising steps.
+            ladder: chooses the denoising steps and the rate, at which the avatar also keeps moving
+                without driving frames; this session's own. A driving frame older than its deadline
+                is not looked at any more.
         """
         self.on_frame: Callable[[], None] = lambda: None
+        self.on_timed: Callable[[Stage, float], None] = lambda _stage, _seconds: None
         self._name = name
         self._make_extractor = extractor
         self._backend = backend
         self._clock = clock
-        self._interval_s = 1 / fps
+        self._ladder = ladder
 
         self._mailbox = threading.Condition()
         self._driving: DrivingFrame | None = None
         self._is_paused = False
         self._is_closed = False
-        self._unseen = 0
+        self._pace = Pace()
+        self._fed = 0  # driving frames that arrived
+        self._unseen = 0  # of them, those that a newer one replaced or the rung had no place for
 
-        # Guards the session and the playout, for a few microseconds each time.
+        # Guards the session, the playout and the ladder, for a few microseconds each time.
         self._lock = threading.Lock()
-        self._session = Session(appearance, new_frames=new_frames, steps=steps)
+        self._session = Session(appearance, new_frames=new_frames, steps=ladder.rung.steps)
         still = AvatarFrame(time_s=clock(), pixels=appearance.source)
         self._playout = Playout(still, new_frames=new_frames)
 
@@ -117,11 +90,13 @@ class LiveSession:
         self._arrived_s: float | None = None  # time of the newest driving frame
         self._seen_s: float | None = None  # time of the newest one with a face
         self._pushed_s = float("-inf")  # time of the newest motion
+        self._ready_s = float("-inf")  # when that was there
+        self._late = 0  # driving frames that were too old to be looked at
         self._blind = 0  # driving frames the extractor failed on
 
         self._wants_neutral = threading.Event()
         self._arrivals, self._shown, self._sent = Recent(), Recent(), Recent()
-        self._motion_times, self._render_times = Recent(), Recent()
+        self._times: dict[Stage, Recent] = {stage: Recent() for stage in get_args(Stage)}
         self._thread = threading.Thread(target=self._run, name=f"motion-{name}", daemon=True)
         self._thread.start()
 
@@ -130,20 +105,31 @@ class LiveSession:
         with self._mailbox:
             if self._is_paused or self._is_closed:
                 return
-            self._unseen += self._driving is not None
+            self._fed += 1
+            self._arrivals.add(frame.time_s)
+            if self._driving is not None:
+                self._unseen += 1
+            elif not self._pace.admits(frame.time_s, self.rung.fps):
+                self._unseen += 1
+                return
             self._driving = frame
             self._mailbox.notify()
-        self._arrivals.add(frame.time_s)
 
     def pull(self, now_s: float) -> AvatarFrame:
         """Return the frame to show now."""
         with self._lock:
-            repeated = self._playout.repeated
+            shown = self._playout.shown
             frame = self._playout.pull(now_s)
-            is_new = self._playout.repeated == repeated
+            is_new = self._playout.shown > shown
+            if is_new:
+                self._ladder.shown(frame.time_s + self._playout.span_s, now_s)
+                self._session.steps = self._ladder.rung.steps
+            waited_s = self._playout.waited_s
         self._sent.add(now_s)
         if is_new:
-            self._shown.add(now_s, now_s - frame.time_s)
+            self._shown.add(now_s)
+            self._note("playout", now_s, waited_s)
+            self._note("server", now_s, now_s - frame.time_s)
         return frame
 
     def recalibrate(self) -> None:
@@ -178,20 +164,44 @@ class LiveSession:
         """How far the driver's neutral is calibrated, 0 to 1."""
         return 0.0 if self._wants_neutral.is_set() else self._relative.calibration
 
+    @property
+    def rung(self) -> Rung:
+        """The quality the session can afford now."""
+        return self._ladder.rung
+
+    @property
+    def due_s(self) -> float | None:
+        """When the next avatar frame is to be shown, None when none waits."""
+        with self._lock:
+            return self._playout.due_s
+
+    def counts(self) -> dict[tuple[str, str], int]:
+        """Return how many frames went which way so far, by stage and outcome."""
+        return {
+            ("track", "in"): self._fed,
+            ("track", "dropped"): self._unseen + self._late + self._blind,
+            ("infer", "dropped"): self._session.dropped + self._session.failed,
+            ("playout", "out"): self._playout.shown,
+            ("playout", "dropped"): self._playout.dropped,
+            ("playout", "repeated"): self._playout.repeated,
+        }
+
     def stats(self, now_s: float) -> LiveStats:
         """Return what the session did."""
+        rung = self.rung
         return LiveStats(
             state=self.state(now_s),
             calibration=self.calibration,
             fps=self._shown.rate(now_s),
             sent_fps=self._sent.rate(now_s),
             driving_fps=self._arrivals.rate(now_s),
-            dropped=self._unseen + self._session.dropped,
+            rung=self._ladder.index,
+            steps=rung.steps,
+            most_fps=rung.fps,
+            dropped=self._unseen + self._late + self._session.dropped,
             repeated=self._playout.repeated,
             failed=self._blind + self._session.failed,
-            motion_ms=self._motion_times.quantiles_ms(now_s),
-            render_ms=self._render_times.quantiles_ms(now_s),
-            server_ms=self._shown.quantiles_ms(now_s),
+            **{f"{stage}_ms": times.quantiles_ms(now_s) for stage, times in self._times.items()},
         )
 
     def close(self) -> None:
@@ -221,9 +231,12 @@ class LiveSession:
             self._wants_neutral.clear()
         if frame is not None:
             self._arrived_s = frame.time_s
+            self._note("wait", now_s, now_s - frame.time_s)
+            if now_s - frame.time_s > self._ladder.deadline_s:
+                self._late += 1
+                return
             motion = self._extract(extractor, frame)
-            took_s = self._clock() - now_s
-            self._motion_times.add(now_s, took_s)
+            self._note("motion", now_s, self._clock() - now_s)
         elif self._arrived_s is not None and now_s - self._arrived_s > LOST_AFTER_S:
             motion = Motion.missing(now_s)
         else:
@@ -236,6 +249,7 @@ class LiveSession:
             self._seen_s = time_s
         relative = self._relative.push(motion)
         with self._lock:
+            self._ready_s = self._clock()
             request = self._session.push(relative)
         if request is not None:
             self._submit(request)
@@ -243,7 +257,7 @@ class LiveSession:
     def _next_frame(self) -> DrivingFrame | None:
         with self._mailbox:
             if self._driving is None and not self._is_closed:
-                self._mailbox.wait(self._interval_s)
+                self._mailbox.wait(1 / self.rung.fps)
             frame, self._driving = self._driving, None
             return frame
 
@@ -257,24 +271,35 @@ class LiveSession:
             return Motion.missing(frame.time_s)
 
     def _submit(self, request: ClipRequest) -> None:
-        future = self._backend.submit(request)
-        future.add_done_callback(partial(self._receive, self._clock()))
+        now_s = self._clock()
+        self._note("queue", now_s, now_s - self._ready_s)
+        due_s = float(request.motion.time_s[-1]) + self._ladder.deadline_s
+        future = self._backend.submit(request, due_s=due_s)
+        future.add_done_callback(partial(self._receive, now_s))
 
-    def _receive(self, submitted_s: float, future: Future[Clip]) -> None:
+    def _receive(self, asked_s: float, future: Future[Clip]) -> None:
         if self._is_closed or future.cancelled():
             return
         now_s = self._clock()
         error = future.exception()
         with self._lock:
+            self._session.drop_before(now_s - self._ladder.deadline_s)
             if error is None:
-                frames, request = self._session.complete(future.result())
+                clip = future.result()
+                self._ladder.made(asked_s, now_s, len(clip.pixels))
+                self._session.steps = self._ladder.rung.steps
+                frames, request = self._session.complete(clip)
                 self._playout.put(frames, now_s)
             else:
                 request = self._session.fail()
         if error is None:
-            self._render_times.add(now_s, now_s - submitted_s)
+            self._note("render", now_s, now_s - asked_s)
             self.on_frame()
         elif self._session.failed == 1:
             logger.error("session %s: a clip failed", self._name, exc_info=error)
         if request is not None:
             self._submit(request)
+
+    def _note(self, stage: Stage, now_s: float, seconds: float) -> None:
+        self._times[stage].add(now_s, seconds)
+        self.on_timed(stage, seconds)

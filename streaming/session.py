@@ -15,6 +15,7 @@ class Session:
     beyond that the oldest frame is dropped, because the newest is what the driver does now.
 
     Attributes:
+        steps: denoising steps of the clips to come; the carried state outlives a change.
         dropped: frames of motion that were dropped.
         failed: clips that were lost to an error.
     """
@@ -27,7 +28,7 @@ class Session:
             raise ValueError(f"new_frames must be at least 1, found {new_frames}")
         self._appearance = appearance
         self._new_frames = new_frames
-        self._steps = steps
+        self.steps = steps
         self._seed = seed
         self._waiting: deque[Motion] = deque()
         self._in_flight: ClipRequest | None = None
@@ -52,8 +53,10 @@ class Session:
             raise ValueError(
                 f"a clip of {len(request.motion)} frames was due, found {len(clip.pixels)}"
             )
-        # The state holds the portrait it was made with.
-        self._ica = clip.ica if request.appearance is self._appearance else None
+        # The state holds the portrait it was made with. A clip without denoising steps may bring
+        # none; the next one with steps then goes on from the last there was.
+        if request.appearance is self._appearance and (clip.ica is not None or request.steps):
+            self._ica = clip.ica
         frames = [
             AvatarFrame(time_s=float(time_s), pixels=pixels)
             for time_s, pixels in zip(request.motion.time_s, clip.pixels, strict=True)
@@ -69,6 +72,12 @@ class Session:
         self._ica = None
         self.failed += 1
         return self._next_request()
+
+    def drop_before(self, time_s: float) -> None:
+        """Drop the motion that waits if even the newest of it is from before `time_s`."""
+        if self._waiting and self._waiting[-1].time_s[0] < time_s:
+            self.dropped += len(self._waiting)
+            self._waiting.clear()
 
     def change_source(self, appearance: Appearance) -> None:
         """Show another portrait from the next clip on."""
@@ -87,7 +96,7 @@ class Session:
             appearance=self._appearance,
             motion=Motion.concatenate(self._waiting),
             ica=self._ica,
-            steps=self._steps,
+            steps=self.steps,
             seed=self._seed,
         )
         self._waiting.clear()

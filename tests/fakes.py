@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mimaface.types import Appearance, Clip, ClipRequest, ICAState, Motion, Pixels
+from streaming.ladder import Ladder, Rung
 from streaming.types import DrivingFrame
 
 
@@ -81,6 +82,11 @@ class Extractor:
 
     def close(self) -> None:
         self.is_closed = True
+
+
+def one_rung(*, steps: int = 0, fps: float = 30) -> Ladder:
+    """A ladder that stays where it is, and on which nothing is ever late."""
+    return Ladder([Rung(steps=steps, fps=fps)], deadline_s=60.0)
 
 
 def driving_frame(time_s: float, shade: int = 200) -> DrivingFrame:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import pytest

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 
 from mimaface import weights
 from mimaface.denoiser import Predicted

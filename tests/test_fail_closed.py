@@ -24,7 +24,7 @@ from server.tracks import AvatarTrack, pump
 from streaming.backend import LocalBackend
 from streaming.live import LiveSession
 from streaming.types import DrivingFrame
-from tests.fakes import Clock, Extractor, paint
+from tests.fakes import Clock, Extractor, one_rung, paint
 from tests.fakes import portrait as shade_of
 
 MAGENTA, GREEN = (255, 0, 255), (0, 255, 0)
@@ -105,12 +105,18 @@ def test_the_mark_never_appears(
 
     async def main() -> None:
         clock = asyncio.get_running_loop().time
-        backend = LocalBackend(make)
+        backend = LocalBackend(make, clock=clock)
         live = LiveSession(
-            "test", appearance, extractor=build, backend=backend, clock=clock, new_frames=1, fps=30
+            "test",
+            appearance,
+            extractor=build,
+            backend=backend,
+            clock=clock,
+            new_frames=1,
+            ladder=one_rung(),
         )
         camera = Camera()
-        avatar = AvatarTrack(live, fps=30, draw=marker.draw if has_latency_marker else None)
+        avatar = AvatarTrack(live, draw=marker.draw if has_latency_marker else None)
         pumping = asyncio.create_task(pump(camera, live))
 
         async def show(pictures: Sequence[Pixels], until: str | None = None) -> None:
@@ -160,7 +166,7 @@ def test_driving_frames_are_opened_by_the_motion_thread_alone() -> None:
 
     clock = Clock()
     is_made = threading.Semaphore(0)
-    backend = LocalBackend(paint)
+    backend = LocalBackend(paint, clock=clock)
     live = LiveSession(
         "test",
         shade_of(10),
@@ -168,7 +174,7 @@ def test_driving_frames_are_opened_by_the_motion_thread_alone() -> None:
         backend=backend,
         clock=clock,
         new_frames=1,
-        fps=30,
+        ladder=one_rung(),
     )
     live.on_frame = is_made.release
     for _ in range(5):

@@ -3,77 +3,16 @@
 import gc
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
 from mimaface.motion import MotionExtractor
-from mimaface.types import Appearance, Clip, ClipRequest, Pixels
-from streaming.backend import Animate, LocalBackend
-from streaming.live import LiveSession
+from mimaface.types import Clip, ClipRequest, Pixels
 from streaming.types import DrivingFrame
-from tests.fakes import Bell, Clock, Extractor, driving_frame, paint, portrait
-
-
-class Stage:
-    """A live session on a clock of its own."""
-
-    def __init__(
-        self,
-        animate: Animate = paint,
-        extractor: Callable[[], MotionExtractor] | None = None,
-        appearance: Appearance | None = None,
-    ) -> None:
-        self.clock, self.bell, self.extractor = Clock(), Bell(), Extractor()
-        self.backend = LocalBackend(animate)
-        self.live = LiveSession(
-            "test",
-            appearance or portrait(10),
-            extractor=extractor or (lambda: self.extractor),
-            backend=self.backend,
-            clock=self.clock,
-            new_frames=1,
-            fps=30,
-        )
-        self.live.on_frame = self.bell.ring
-
-    def pull(self) -> int:
-        return int(self.live.pull(self.clock.now_s).pixels[0, 0, 0])
-
-    def state(self) -> str:
-        return self.live.state(self.clock.now_s)
-
-    def drive(self, shade: int = 200) -> None:
-        """Let a frame interval pass, feed a frame and wait for its avatar frame."""
-        self.clock.now_s += 1 / 30
-        # A hair later, because without a camera the session may use this very time itself.
-        frame = driving_frame(self.clock.now_s + 1e-6, shade)
-        self.live.feed(frame)
-        self.bell.wait_for(lambda: self.live.pull(self.clock.now_s).time_s >= frame.time_s)
-
-    def calibrate(self) -> None:
-        for _ in range(32):
-            self.drive()
-
-    def wait_for_state(self, state: str) -> None:
-        self.bell.wait_for(lambda: self.state() == state)
-
-    def close(self) -> None:
-        self.live.close()
-        self.backend.close()
-
-
-@contextmanager
-def staged(
-    animate: Animate = paint, extractor: Callable[[], MotionExtractor] | None = None
-) -> Iterator[Stage]:
-    stage = Stage(animate, extractor)
-    try:
-        yield stage
-    finally:
-        stage.close()
+from tests.fakes import Extractor, driving_frame, paint, portrait
+from tests.stage import Stage, staged
 
 
 def test_the_portrait_is_shown_until_the_first_avatar_frame() -> None:
@@ -240,22 +179,6 @@ def test_a_driving_frame_is_let_go_after_use() -> None:
         del camera, frame
         gc.collect()
         assert is_held() is None
-
-
-def test_the_stages_are_timed_on_the_sessions_clock() -> None:
-    stage: Stage
-
-    def look(_time_s: float, _rgb: Pixels) -> None:
-        stage.clock.now_s += 0.010
-
-    with staged(extractor=lambda: Extractor(look)) as stage:
-        for _ in range(5):
-            stage.drive()
-        stats = stage.live.stats(stage.clock.now_s)
-        assert (stats.motion_ms.p50, stats.motion_ms.p95) == (10.0, 10.0)
-        assert stats.server_ms.p50 == 10.0
-        assert stats.render_ms.p50 == 0.0
-        assert stats.dropped == 0
 
 
 def test_closing_ends_the_thread_and_the_extractor() -> None:

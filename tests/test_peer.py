@@ -15,7 +15,6 @@ from aiortc import (
 )
 from aiortc.mediastreams import MediaStreamTrack
 
-from server.config import ServerConfig
 from server.control import MAX_MESSAGES_PER_S, Control
 from server.peer import Peer
 from server.registry import Call, Source, Sources
@@ -23,15 +22,15 @@ from server.signaling import OfferError
 from server.tracks import AvatarTrack
 from streaming.backend import LocalBackend
 from streaming.live import LiveSession
-from tests.fakes import Extractor, paint, portrait
+from tests.fakes import Extractor, one_rung, paint, portrait
 
 
 class Scene:
     """A server's side with a fake model, and a browser's side to talk to it."""
 
     def __init__(self, *, connect_timeout_s: float) -> None:
-        self.backend = LocalBackend(paint)
         self.clock = asyncio.get_running_loop().time
+        self.backend = LocalBackend(paint, clock=self.clock)
         self.live = LiveSession(
             "test",
             portrait(10),
@@ -39,7 +38,7 @@ class Scene:
             backend=self.backend,
             clock=self.clock,
             new_frames=1,
-            fps=30,
+            ladder=one_rung(),
         )
         self.sources = Sources(max_uploads=2, upload_ttl_s=60)
         for name, shade in (("ada", 10), ("bea", 90)):
@@ -52,11 +51,9 @@ class Scene:
         self.closed = asyncio.Event()
         self.peer = self.call.peer = Peer(
             self.live,
-            AvatarTrack(self.live, fps=30),
+            AvatarTrack(self.live),
             connect_timeout_s=connect_timeout_s,
-            on_channel=lambda channel: Control(
-                channel, self.call, sources=self.sources, config=ServerConfig(size_px=256, steps=0)
-            ).run(),
+            on_channel=lambda channel: Control(channel, self.call, sources=self.sources).run(),
             on_close=lambda _peer: self.closed.set(),
         )
         self.browser = RTCPeerConnection(RTCConfiguration(iceServers=[]))
@@ -125,11 +122,12 @@ def test_the_page_is_told_the_state_and_the_figures() -> None:
         while (await scene.message("state"))["state"] != "live":
             pass
         stats = await scene.message("stats")
-        assert stats["rung"] == "0 steps · 256 px"
+        assert (stats["rung"], stats["steps"], stats["most_fps"]) == (0, 0, 30)
         assert stats["portrait"] == "ada"
         assert stats["driving_fps"] > 0
         assert stats["fps"] > 0
-        assert stats["server_ms"]["p50"] <= stats["server_ms"]["p95"]
+        for stage in ("wait", "motion", "queue", "render", "playout", "server"):
+            assert 0 <= stats[f"{stage}_ms"]["p50"] <= stats[f"{stage}_ms"]["p95"]
         assert stats["dropped"] >= 0
 
     play(script)

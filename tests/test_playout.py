@@ -82,6 +82,32 @@ def test_a_late_chunk_starts_when_it_arrives() -> None:
     assert playout.pull(7.5) is late
 
 
+def test_a_delay_that_was_caught_once_does_not_stay() -> None:
+    playout = Playout(STILL, new_frames=3)
+    arrivals_s = {chunk / 10 + (0.09 if chunk == 2 else 0.0): chunk for chunk in range(20)}
+    waited_s = []
+    for now_s in sorted({*arrivals_s, *(tick / 200 for tick in range(1, 400))}):
+        if now_s in arrivals_s:
+            start_s = arrivals_s[now_s] / 10
+            playout.put([frame(start_s + i / 30) for i in range(3)], now_s)
+        waited_s.append(now_s - playout.pull(now_s).time_s)
+    assert max(waited_s[40:60]) > 0.09
+    assert max(waited_s[250:]) < 2 / 30 + 0.01
+    assert playout.dropped == 0
+
+
+def test_it_tells_when_the_next_frame_is_due_and_how_long_one_waited() -> None:
+    playout = Playout(STILL, new_frames=2)
+    assert playout.due_s is None
+    playout.put([frame(5.0), frame(5.1)], now_s=7.0)
+    playout.pull(7.02)
+    assert (playout.due_s, playout.waited_s) == (pytest.approx(7.1), pytest.approx(0.02))
+    assert playout.span_s == pytest.approx(0.1)
+    playout.pull(7.15)
+    assert (playout.due_s, playout.waited_s) == (None, pytest.approx(0.15))
+    assert playout.shown == 2
+
+
 @pytest.mark.parametrize("new_frames", [1, 4])
 def test_more_than_two_chunks_never_wait(new_frames: int) -> None:
     playout = Playout(STILL, new_frames=new_frames)

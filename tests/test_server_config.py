@@ -17,6 +17,13 @@ def test_the_command_line_wins_over_the_environment() -> None:
     assert (config.port, config.max_sessions) == (9100, 7)
 
 
+def test_the_latency_budget_is_a_number_of_seconds() -> None:
+    assert parse_config([], {}).latency_budget_s == 0.12
+    environ = {"MIMAFACE_LATENCY_BUDGET_S": "0.2"}
+    assert parse_config([], environ).latency_budget_s == 0.2
+    assert parse_config(["--latency-budget-s", "0.3"], environ).latency_budget_s == 0.3
+
+
 def test_lan_listens_on_every_address() -> None:
     assert parse_config(["--lan"], {}).host == "0.0.0.0"
 
@@ -40,6 +47,7 @@ def test_a_wrong_setting_is_named() -> None:
         ({"fps": 0}, "fps must be 1 to 60, found 0"),
         ({"max_sessions": 0}, "max_sessions must be at least 1, found 0"),
         ({"steps": -1}, "steps must not be negative, found -1"),
+        ({"latency_budget_s": 0}, "latency_budget_s must be 0.02 to 5, found 0"),
     ],
 )
 def test_a_setting_out_of_range_is_refused(setting: dict[str, object], message: str) -> None:

@@ -50,6 +50,46 @@ def test_second_clip_starts_from_the_carried_state() -> None:
     assert second.ica is clip.ica
 
 
+def test_the_state_goes_on_through_clips_without_steps_that_bring_none() -> None:
+    session = Session(portrait(10), new_frames=1, steps=2)
+    request = session.push(relative_motion(0.0))
+    assert request is not None
+    clip = clip_for(request)
+    session.steps = 0
+    session.complete(clip)
+    for time_s in (0.1, 0.2):
+        request = session.push(relative_motion(time_s))
+        assert request is not None
+        assert (request.steps, request.ica) == (0, clip.ica)
+        session.complete(Clip(pixels=clip.pixels, ica=None))
+    session.steps = 1
+    request = session.push(relative_motion(0.3))
+    assert request is not None
+    assert (request.steps, request.ica) == (1, clip.ica)
+
+
+def test_a_state_that_a_clip_without_steps_brings_is_carried() -> None:
+    session = Session(portrait(10), new_frames=1)
+    first = session.push(relative_motion(0.0))
+    assert first is not None
+    clip = clip_for(first)
+    session.complete(clip)
+    second = session.push(relative_motion(0.1))
+    assert second is not None
+    assert second.ica is clip.ica
+
+
+def test_a_clip_without_steps_of_the_old_portrait_brings_no_state() -> None:
+    session = Session(portrait(10), new_frames=1)
+    request = session.push(relative_motion(0.0))
+    assert request is not None
+    session.change_source(portrait(90))
+    session.complete(clip_for(request))
+    second = session.push(relative_motion(0.1))
+    assert second is not None
+    assert second.ica is None
+
+
 def test_one_clip_is_in_flight_and_the_newest_motion_wins() -> None:
     session = Session(portrait(10), new_frames=2)
     session.push(relative_motion(0.0))
@@ -61,6 +101,19 @@ def test_one_clip_is_in_flight_and_the_newest_motion_wins() -> None:
     assert due is not None
     assert list(due.motion.time_s) == [0.4, 0.5]
     assert session.dropped == 2
+
+
+def test_motion_that_has_become_too_old_while_it_waited_is_dropped() -> None:
+    session = Session(portrait(10), new_frames=1)
+    request = session.push(relative_motion(0.0))
+    assert request is not None
+    session.push(relative_motion(0.1))
+    session.drop_before(0.1)
+    assert session.dropped == 0
+    session.drop_before(0.11)
+    assert session.complete(clip_for(request))[1] is None
+    assert session.dropped == 1
+    assert session.push(relative_motion(0.2)) is not None
 
 
 def test_a_lost_clip_costs_one_clip_and_the_carried_state() -> None:

@@ -18,7 +18,7 @@ from streaming.backend import LocalBackend
 from streaming.live import LiveSession
 from streaming.types import AvatarFrame, DrivingFrame
 from tests.conftest import FPS
-from tests.fakes import Clock
+from tests.fakes import Clock, one_rung
 from tests.narrow import narrow_model
 
 GONE = slice(45, 60)  # the driver leaves the picture and comes back
@@ -114,7 +114,7 @@ def stream(
         is_opened.release()
         return rgb
 
-    backend = LocalBackend(partial(animate, model))
+    backend = LocalBackend(partial(animate, model), clock=clock)
     live = LiveSession(
         "test",
         appearance,
@@ -122,8 +122,7 @@ def stream(
         backend=backend,
         clock=clock,
         new_frames=new_frames,
-        fps=FPS,
-        steps=steps,
+        ladder=one_rung(steps=steps, fps=FPS),
     )
     live.on_frame = is_made.release
     try:

@@ -12,7 +12,7 @@ from server.tracks import AvatarTrack, pump
 from streaming.backend import LocalBackend
 from streaming.live import LiveSession
 from streaming.types import AvatarFrame
-from tests.fakes import Extractor, driving_frame, paint, portrait
+from tests.fakes import Extractor, driving_frame, one_rung, paint, portrait
 
 
 class Camera(MediaStreamTrack):
@@ -31,11 +31,11 @@ class Camera(MediaStreamTrack):
         return av.VideoFrame.from_ndarray(picture, format="rgb24")
 
 
-def run(scene: Any) -> None:
+def run(scene: Any, *, fps: float = 30) -> None:
     """Run a scene with a live session on the loop's clock."""
 
     async def main() -> None:
-        backend = LocalBackend(paint)
+        backend = LocalBackend(paint, clock=asyncio.get_running_loop().time)
         live = LiveSession(
             "test",
             portrait(10),
@@ -43,7 +43,7 @@ def run(scene: Any) -> None:
             backend=backend,
             clock=asyncio.get_running_loop().time,
             new_frames=1,
-            fps=30,
+            ladder=one_rung(fps=fps),
         )
         try:
             async with asyncio.timeout(30):
@@ -67,7 +67,7 @@ async def until(track: AvatarTrack, expected: int) -> av.VideoFrame:
 
 def test_the_still_comes_first_and_then_every_new_frame() -> None:
     async def scene(live: LiveSession) -> None:
-        track = AvatarTrack(live, fps=30)
+        track = AvatarTrack(live)
         assert shade(await track.recv()) == 10
         live.feed(driving_frame(asyncio.get_running_loop().time()))
         await until(track, 11)
@@ -77,7 +77,7 @@ def test_the_still_comes_first_and_then_every_new_frame() -> None:
 
 def test_repeats_are_new_frames_with_rising_times() -> None:
     async def scene(live: LiveSession) -> None:
-        track = AvatarTrack(live, fps=1000)
+        track = AvatarTrack(live)
         frames = [await track.recv() for _ in range(5)]
         assert len({id(frame) for frame in frames}) == 5
         times = [frame.pts for frame in frames]
@@ -85,12 +85,12 @@ def test_repeats_are_new_frames_with_rising_times() -> None:
         assert {frame.time_base for frame in frames} == {frames[0].time_base}
         assert live.stats(asyncio.get_running_loop().time()).repeated == 5
 
-    run(scene)
+    run(scene, fps=1000)
 
 
 def test_a_stopped_track_ends_at_once() -> None:
     async def scene(live: LiveSession) -> None:
-        track = AvatarTrack(live, fps=0.001)  # it would repeat after 25 minutes
+        track = AvatarTrack(live)
         await track.recv()
         waiting = asyncio.ensure_future(track.recv())
         await asyncio.sleep(0)
@@ -98,7 +98,7 @@ def test_a_stopped_track_ends_at_once() -> None:
         with pytest.raises(MediaStreamError):
             await waiting
 
-    run(scene)
+    run(scene, fps=0.001)  # it would repeat after 25 minutes
 
 
 def test_what_is_drawn_on_a_frame_is_sent() -> None:
@@ -106,7 +106,7 @@ def test_what_is_drawn_on_a_frame_is_sent() -> None:
         return frame.pixels + np.uint8(100)
 
     async def scene(live: LiveSession) -> None:
-        assert shade(await AvatarTrack(live, fps=30, draw=draw).recv()) == 110
+        assert shade(await AvatarTrack(live, draw=draw).recv()) == 110
 
     run(scene)
 
@@ -114,7 +114,7 @@ def test_what_is_drawn_on_a_frame_is_sent() -> None:
 def test_the_pump_feeds_the_webcams_frames_until_its_track_ends() -> None:
     async def scene(live: LiveSession) -> None:
         await pump(Camera(50, 100, 150), live)
-        await until(AvatarTrack(live, fps=30), 11)
+        await until(AvatarTrack(live), 11)
         assert live.stats(asyncio.get_running_loop().time()).driving_fps > 0
 
     run(scene)
@@ -123,16 +123,16 @@ def test_the_pump_feeds_the_webcams_frames_until_its_track_ends() -> None:
 def test_a_webcam_that_ends_before_its_first_frame_leaves_the_still() -> None:
     async def scene(live: LiveSession) -> None:
         await pump(Camera(), live)
-        track = AvatarTrack(live, fps=1000)
+        track = AvatarTrack(live)
         assert {shade(await track.recv()) for _ in range(5)} == {10}
         assert live.state(asyncio.get_running_loop().time()) == "waiting"
 
-    run(scene)
+    run(scene, fps=1000)
 
 
 def test_frames_after_the_loop_has_ended_do_no_harm() -> None:
-    backend = LocalBackend(paint)
     now_s = 0.0
+    backend = LocalBackend(paint, clock=lambda: now_s)
     live = LiveSession(
         "test",
         portrait(10),
@@ -140,11 +140,11 @@ def test_frames_after_the_loop_has_ended_do_no_harm() -> None:
         backend=backend,
         clock=lambda: now_s,
         new_frames=1,
-        fps=30,
+        ladder=one_rung(),
     )
 
     async def make_track() -> AvatarTrack:
-        return AvatarTrack(live, fps=30)
+        return AvatarTrack(live)
 
     asyncio.run(make_track())
     live.on_frame()

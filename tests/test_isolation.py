@@ -1,0 +1,172 @@
+"""Sessions that share the device do not see each other: the real generator behind the backend."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mimaface.animate import Model, animate, encode_source, load
+from mimaface.evaluation.scripted import scripted_motion
+from mimaface.types import Appearance, Clip, ClipRequest, ICAState, Motion
+from streaming.backend import LocalBackend, NotFiniteError
+from tests.fakes import Clock
+
+SESSIONS = 3
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return load("tiny", weights="random", size_px=64)
+
+
+@pytest.fixture(scope="module")
+def sources(model: Model, portraits: list[Path]) -> list[Appearance]:
+    return [encode_source(model, portraits[i % len(portraits)]) for i in range(SESSIONS)]
+
+
+@pytest.fixture(scope="module")
+def script() -> Motion:
+    return scripted_motion(40)
+
+
+class Device:
+    """A backend that makes together what is asked of it together."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self.batches: list[int] = []
+        self.backend = LocalBackend(self._animate, clock=Clock())
+
+    def _animate(self, requests: Sequence[ClipRequest]) -> list[Clip]:
+        self.batches.append(len(requests))
+        return animate(self._model, requests)
+
+    def make(self, requests: Sequence[ClipRequest]) -> list[Future[Clip]]:
+        is_asked = threading.Event()
+        self.backend.call(lambda: is_asked.wait(20))
+        futures = [self.backend.submit(request, due_s=100.0) for request in requests]
+        is_asked.set()
+        for future in futures:
+            future.exception(60)
+        return futures
+
+
+@pytest.fixture
+def device(model: Model) -> Iterator[Device]:
+    device = Device(model)
+    yield device
+    device.backend.close()
+
+
+def ask(
+    sources: Sequence[Appearance], script: Motion, *, clip: int, states: Sequence[ICAState | None]
+) -> list[ClipRequest]:
+    """Return the next clip's request of each session; every session moves differently."""
+    return [
+        ClipRequest(
+            appearance=source,
+            motion=script[5 * row + clip : 5 * row + clip + 1],
+            ica=state,
+            steps=1,
+            seed=row,
+        )
+        for row, (source, state) in enumerate(zip(sources, states, strict=True))
+    ]
+
+
+def state_of(clip: Clip) -> ICAState:
+    assert clip.ica is not None
+    return clip.ica
+
+
+def check_equal(model: Model, future: Future[Clip], request: ClipRequest) -> None:
+    """Check that a clip is what its session would have got alone."""
+    [alone] = animate(model, [request])
+    assert np.abs(future.result().pixels.astype(int) - alone.pixels).max() <= 1, "rounding"
+    np.testing.assert_allclose(
+        state_of(future.result()).latents, state_of(alone).latents, atol=2e-5, rtol=1e-5
+    )
+
+
+def started(device: Device, sources: Sequence[Appearance], script: Motion) -> list[ICAState | None]:
+    """Return the states that the sessions' first clips leave."""
+    first = ask(sources, script, clip=0, states=[None] * SESSIONS)
+    return [state_of(future.result()) for future in device.make(first)]
+
+
+def test_a_shared_batch_gives_every_session_what_it_would_get_alone(
+    model: Model, device: Device, sources: list[Appearance], script: Motion
+) -> None:
+    states: list[ICAState | None] = [None] * SESSIONS
+    for clip in range(3):
+        requests = ask(sources, script, clip=clip, states=states)
+        futures = device.make(requests)
+        for future, request in zip(futures, requests, strict=True):
+            check_equal(model, future, request)
+        states = [future.result().ica for future in futures]
+    assert device.batches == [SESSIONS] * 3
+    pictures = {future.result().pixels.tobytes() for future in futures}
+    assert len(pictures) == SESSIONS, "the sessions must differ for this to tell anything"
+
+
+def test_a_state_that_is_not_finite_fails_its_own_session_alone(
+    model: Model, device: Device, sources: list[Appearance], script: Motion
+) -> None:
+    states = started(device, sources, script)
+    requests = ask(sources, script, clip=1, states=states)
+    broken = requests[1].ica
+    assert broken is not None
+    latents = broken.latents.copy()
+    latents[0, 0, 0, 0] = np.nan  # one value is enough
+    requests[1] = replace(requests[1], ica=replace(broken, latents=latents))
+    futures = device.make(requests)
+    assert device.batches == [SESSIONS] * 2, "it was in the others' batch"
+    with pytest.raises(NotFiniteError, match="not finite"):
+        futures[1].result()
+    for row in (0, 2):
+        check_equal(model, futures[row], requests[row])
+
+
+def test_the_session_goes_on_without_the_broken_state(
+    model: Model, device: Device, sources: list[Appearance], script: Motion
+) -> None:
+    [request, *_] = ask(sources, script, clip=1, states=started(device, sources, script))
+    assert request.ica is not None
+    nothing = np.full_like(request.ica.latents, np.nan)
+    [failed] = device.make([replace(request, ica=replace(request.ica, latents=nothing))])
+    assert isinstance(failed.exception(), NotFiniteError)
+    again = replace(request, ica=None)
+    [future] = device.make([again])
+    check_equal(model, future, again)
+
+
+def test_a_request_that_fails_costs_the_others_nothing(
+    model: Model, device: Device, sources: list[Appearance], script: Motion
+) -> None:
+    requests = ask(sources, script, clip=1, states=started(device, sources, script))
+    foreign = replace(sources[1], features=None)  # as another model would have encoded it
+    requests[1] = replace(requests[1], appearance=foreign)
+    futures = device.make(requests)
+    with pytest.raises(ValueError, match="not encoded by this model"):
+        futures[1].result()
+    for row in (0, 2):
+        check_equal(model, futures[row], requests[row])
+
+
+def test_sessions_on_different_rungs_do_not_touch_each_other(
+    model: Model, device: Device, sources: list[Appearance], script: Motion
+) -> None:
+    requests = ask(sources, script, clip=0, states=[None] * SESSIONS)
+    requests = [replace(each, steps=steps) for each, steps in zip(requests, (2, 1, 0), strict=True)]
+    futures = device.make(requests)
+    for future, request in zip(futures[:2], requests[:2], strict=True):
+        check_equal(model, future, request)
+    [alone] = animate(model, requests[2:])
+    np.testing.assert_array_equal(futures[2].result().pixels, alone.pixels)
+    assert device.batches == [1, 1, 1]
