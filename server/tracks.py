@@ -18,6 +18,7 @@ from streaming.live import LiveSession
 from streaming.types import AvatarFrame, DrivingFrame
 
 _CLOCK_RATE: Final = 90_000  # of RTP video
+_REST_FPS: Final = 5.0
 _TIME_BASE: Final = fractions.Fraction(1, _CLOCK_RATE)
 
 
@@ -45,7 +46,8 @@ class AvatarTrack(MediaStreamTrack):
     """Sends the avatar of a session: each new frame at once, the last one again when none comes.
 
     The session keeps the avatar moving at the rate of its rung, so a repeat is rare; it comes half
-    an interval late, because a new frame may only just have missed its time.
+    an interval late, because a new frame may only just have missed its time. While the avatar
+    rests, a few repeats a second keep the connection alive.
     """
 
     kind = "video"
@@ -89,8 +91,9 @@ class AvatarTrack(MediaStreamTrack):
 
     def _patience_s(self) -> float:
         # Of a chunk the first frame is announced, the others are due one after the other.
-        repeat_s, due_s = 1.5 / self._live.rung.fps, self._live.due_s
-        return repeat_s if due_s is None else min(repeat_s, due_s - self._event_loop.time())
+        now_s, due_s = self._event_loop.time(), self._live.due_s
+        fps = _REST_FPS if self._live.is_at_rest(now_s) else self._live.rung.fps
+        return 1.5 / fps if due_s is None else min(1.5 / fps, due_s - now_s)
 
     def stop(self) -> None:
         """End the track; the session goes on without it."""

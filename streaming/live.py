@@ -29,6 +29,10 @@ from streaming.types import AvatarFrame, DrivingFrame
 logger = logging.getLogger(__name__)
 
 LOST_AFTER_S: Final = 0.3  # without a driving frame, or without a face in it
+# Without a face for longer, the avatar has been in its idle pose for a second: nothing is made any
+# more, and a face is looked for less often.
+REST_AFTER_S: Final = 2.0
+SEARCH_FPS: Final = 10.0
 
 
 class LiveSession:
@@ -85,6 +89,9 @@ class LiveSession:
         still = AvatarFrame(time_s=clock(), pixels=appearance.source)
         self._playout = Playout(still, new_frames=new_frames)
 
+        # When there last was a reason to move: a face, a first driving frame, another portrait.
+        self._awake_s = float("inf")
+
         # Written by the motion thread alone.
         self._relative = RelativeMotion()
         self._arrived_s: float | None = None  # time of the newest driving frame
@@ -109,7 +116,7 @@ class LiveSession:
             self._arrivals.add(frame.time_s)
             if self._driving is not None:
                 self._unseen += 1
-            elif not self._pace.admits(frame.time_s, self.rung.fps):
+            elif not self._pace.admits(frame.time_s, self._wanted_fps(frame.time_s)):
                 self._unseen += 1
                 return
             self._driving = frame
@@ -146,7 +153,10 @@ class LiveSession:
         """Show another portrait from the next clip on."""
         with self._lock:
             self._session.change_source(appearance)
-            still = AvatarFrame(time_s=self._clock(), pixels=appearance.source)
+            now_s = self._clock()
+            if self._arrived_s is not None:
+                self._awake_s = now_s  # it has to be made once to be shown
+            still = AvatarFrame(time_s=now_s, pixels=appearance.source)
             self._playout.change_still(still)
 
     def state(self, now_s: float) -> State:
@@ -163,6 +173,10 @@ class LiveSession:
     def calibration(self) -> float:
         """How far the driver's neutral is calibrated, 0 to 1."""
         return 0.0 if self._wants_neutral.is_set() else self._relative.calibration
+
+    def is_at_rest(self, now_s: float) -> bool:
+        """Return whether the avatar stays as it is until a face comes back."""
+        return now_s - self._awake_s > REST_AFTER_S
 
     @property
     def rung(self) -> Rung:
@@ -231,6 +245,7 @@ class LiveSession:
             self._wants_neutral.clear()
         if frame is not None:
             self._arrived_s = frame.time_s
+            self._awake_s = min(self._awake_s, frame.time_s)
             self._note("wait", now_s, now_s - frame.time_s)
             if now_s - frame.time_s > self._ladder.deadline_s:
                 self._late += 1
@@ -246,7 +261,9 @@ class LiveSession:
             return
         self._pushed_s = time_s
         if motion.valid[0]:
-            self._seen_s = time_s
+            self._seen_s = self._awake_s = time_s
+        elif self.is_at_rest(time_s):
+            return
         relative = self._relative.push(motion)
         with self._lock:
             self._ready_s = self._clock()
@@ -257,9 +274,12 @@ class LiveSession:
     def _next_frame(self) -> DrivingFrame | None:
         with self._mailbox:
             if self._driving is None and not self._is_closed:
-                self._mailbox.wait(1 / self.rung.fps)
+                self._mailbox.wait(1 / self._wanted_fps(self._clock()))
             frame, self._driving = self._driving, None
             return frame
+
+    def _wanted_fps(self, now_s: float) -> float:
+        return SEARCH_FPS if self.is_at_rest(now_s) else self.rung.fps
 
     def _extract(self, extractor: MotionExtractor, frame: DrivingFrame) -> Motion:
         try:

@@ -48,6 +48,12 @@ class Stage:
         self.live.feed(frame)
         self.bell.wait_for(lambda: self.live.pull(self.clock.now_s).time_s >= frame.time_s)
 
+    def is_idle(self) -> bool:
+        """Whether the driving frame that was fed last was looked at or left out."""
+        counts = self.live.counts()
+        done = counts["track", "dropped"] + len(self.extractor.times)
+        return done >= counts["track", "in"]
+
     def calibrate(self) -> None:
         for _ in range(32):
             self.drive()

@@ -10,6 +10,7 @@ import pytest
 
 from mimaface.motion import MotionExtractor
 from mimaface.types import Clip, ClipRequest, Pixels
+from streaming.backend import Made
 from streaming.types import DrivingFrame
 from tests.fakes import Extractor, driving_frame, paint, portrait
 from tests.stage import Stage, staged
@@ -82,6 +83,35 @@ def test_a_short_blink_of_the_tracker_is_not_lost() -> None:
         stage.calibrate()
         stage.drive(shade=0)
         assert stage.state() == "live"
+
+
+def test_without_a_face_for_long_nothing_is_made_until_one_comes_back() -> None:
+    made: list[Made] = []
+    with staged(on_made=made.append) as stage:
+        stage.calibrate()
+
+        def wait(seconds: float) -> list[int]:
+            """Return how many clips were made and frames looked at meanwhile."""
+            before = len(made), len(stage.extractor.times)
+            for _ in range(round(30 * seconds)):
+                stage.clock.now_s += 1 / 30
+                stage.live.feed(driving_frame(stage.clock.now_s, shade=0))
+                stage.bell.wait_for(stage.is_idle)
+            return [len(made) - before[0], len(stage.extractor.times) - before[1]]
+
+        assert wait(1.5)[0] >= 40, "it eases to its idle pose and stays there a while"
+        wait(1.0)
+        clips, looks = wait(2.0)
+        assert stage.live.is_at_rest(stage.clock.now_s)
+        assert clips == 0
+        assert 15 <= looks <= 25, "a face is still looked for"
+        stage.live.change_source(portrait(70))
+        assert wait(0.2)[0] >= 1
+        assert stage.pull() == 71, "another portrait is shown all the same"
+        wait(3.0)
+        stage.clock.now_s += 0.1
+        stage.drive()
+        assert stage.state() == "calibrating", "after so long it may be somebody else"
 
 
 def test_paused_frames_are_never_opened() -> None:
