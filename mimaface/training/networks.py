@@ -52,7 +52,7 @@ class LossWeights:
     """
 
     sample: float = 1.0
-    added: float = 0.3
+    added: float = 1.0
     pixel: float = 1.0
     square: float = 4.0
     gradient: float = 1.0
