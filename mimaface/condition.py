@@ -181,6 +181,22 @@ def shrink(pixels: Pixels, side_px: int) -> Pixels:
     return np.stack([cv2.resize(each, side, interpolation=cv2.INTER_AREA) for each in pixels])
 
 
+def refine(finer: Pixels, change: Floats) -> Pixels:
+    """Add what the networks changed to pictures that are finer.
+
+    Args:
+        finer: [F, H, H, 3].
+        change: [F, h, h, 3] in levels of 255.
+    """
+    side = finer.shape[1:3]
+    return np.stack(
+        [
+            cv2.add(each, cv2.resize(by, side, interpolation=cv2.INTER_CUBIC), dtype=cv2.CV_8U)
+            for each, by in zip(finer, change, strict=True)
+        ]
+    )
+
+
 def to_images(pixels: Pixels) -> Tensor:
     """Return pictures uint8 [F, H, W, 3] as float32 [F, 3, H, W] in [-1, 1]."""
     return rearrange(torch.from_numpy(pixels), "f h w c -> f c h w") / 127.5 - 1

@@ -10,15 +10,12 @@ from __future__ import annotations
 from math import isqrt
 from typing import Final
 
-import cv2
-import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
 from mimaface.autoencoder import PixelUnshuffle
-from mimaface.types import Floats, Pixels
 
 DISPLACEMENT: Final = 2  # channels beside those of the latents: to the right and down, in cells
 LEAST_ADDED: Final = 1.5 * 2 / 255  # what is added is less by this: a level or two are no detail
@@ -74,21 +71,3 @@ def displace(images: Tensor, displacement: Tensor) -> Tensor:
         padding_mode="border",
         align_corners=False,
     )
-
-
-def correct_finer(finer: Pixels, correction: Floats) -> Pixels:
-    """Correct pictures that are finer than those which the networks saw.
-
-    Args:
-        finer: uint8 [F, H, H, 3].
-        correction: [F, h, h, 5]: levels of 255 to add, and the displacement in shares of the side.
-    """
-    side = finer.shape[1:3]
-    places = np.stack(np.meshgrid(*(np.arange(each, dtype=np.float32) for each in side)), axis=-1)
-    corrected = []
-    for picture, small in zip(finer, correction, strict=True):
-        large = cv2.resize(small, side, interpolation=cv2.INTER_LINEAR)
-        where = places + large[..., 3:] * len(picture)
-        moved = cv2.remap(picture, where, None, cv2.INTER_CUBIC, None, cv2.BORDER_REPLICATE)
-        corrected.append(cv2.add(moved, large[..., :3], dtype=cv2.CV_8U))
-    return np.stack(corrected)

@@ -15,7 +15,6 @@ import torch
 from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mimaface.autoencoder import KL, TAESD, PixelUnshuffle
 from mimaface.bfm import BfmModel
@@ -24,11 +23,11 @@ from mimaface.condition import (
     mesh_condition,
     pack_motion,
     read_face,
+    refine,
     shrink,
     to_images,
 )
 from mimaface.config import AttentionKernel, AutoencoderConfig, ClipEncoderConfig, ModelConfig
-from mimaface.correction import DISPLACEMENT, correct_finer
 from mimaface.d3dfr import CoefficientRegressor
 from mimaface.denoiser import Denoiser, predict
 from mimaface.ica import carry, warm_start
@@ -185,15 +184,8 @@ class Generator(nn.Module):
                 tokens=tokens,
                 guidance=sampling.guidance,
             )
-            corrections: list[Tensor | None] = []
-
-            def walk(noisy: Tensor, timestep: Tensor) -> Tensor:
-                latents, correction = network(noisy, timestep)
-                corrections.append(correction)
-                return latents
-
             *_, latents = denoise(
-                walk,
+                lambda noisy, timestep: network(noisy, timestep).latents,
                 warm,
                 partial(draw_noise, requests, like=warm)
                 if sampling.is_noisy
@@ -205,13 +197,8 @@ class Generator(nn.Module):
 
         # The new frames alone are decoded.
         with stage("decode"):
-            finer = [each.finer for each in conditions if each.finer is not None]
-            if finer:
-                assert corrections[-1] is not None, "only residual models have finer renders"
-                pixels = self._correct(finer, corrections[-1])
-            else:
-                images = self._decode(latents[:, -new_frames:])
-                pixels = list(rearrange(_to_levels(images), "b n c h w -> b n h w c").numpy())
+            images = self._decode(latents[:, -new_frames:])
+            pixels = [_show(image, each) for image, each in zip(images, conditions, strict=True)]
         return [
             Clip(
                 pixels=pixels[row],
@@ -285,24 +272,17 @@ class Generator(nn.Module):
         # [B, N, C, h, w] -> [B, N, 3, H, W]
         flat = rearrange(latents, "b n c h w -> (b n) c h w").to(self.dtype)
         slabs = [self.autoencoder.decode(slab) for slab in torch.split(flat, MOST_PICTURES)]
-        return rearrange(torch.cat(slabs).float(), "(b n) c h w -> b n c h w", b=len(latents))
-
-    def _correct(self, finer: Sequence[Pixels], correction: Tensor) -> list[Pixels]:
-        # B finer renders [N, H, H, 3] and the correction [B, N, C+2, h, w] of coarser ones.
-        channels = self.config.autoencoder.channels
-        added, displacement = torch.split(correction, [channels, DISPLACEMENT], dim=2)
-        displacement = rearrange(displacement / displacement.shape[-1], "b n c h w -> (b n) c h w")
-        levels = rearrange(127.5 * self._decode(added), "b n c h w -> (b n) c h w")
-        where = F.interpolate(displacement, size=levels.shape[-2:], mode="bilinear")
-        rows = rearrange(torch.cat([levels, where], 1), "(b n) c h w -> b n h w c", b=len(finer))
-        return [
-            correct_finer(pixels, each.cpu().numpy())
-            for pixels, each in zip(finer, rows, strict=True)
-        ]
+        images = torch.cat(slabs).float().clamp(-1, 1)
+        return rearrange(images, "(b n) c h w -> b n c h w", b=len(latents))
 
 
-def _to_levels(images: Tensor) -> Tensor:
-    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
+def _show(images: Tensor, condition: Condition) -> Pixels:
+    # What is seen of decoded pictures [N, 3, H, W]; the detail of a finer render stays.
+    if condition.finer is None:
+        pixels = ((images + 1) * 127.5).round().to(torch.uint8)
+        return rearrange(pixels, "n c h w -> n h w c").cpu().numpy()
+    change = (images - condition.render.to(images.device)) * 127.5
+    return refine(condition.finer, rearrange(change, "n c h w -> n h w c").cpu().numpy())
 
 
 def draw_noise(requests: Sequence[ClipRequest], draw: int, *, like: Tensor) -> Tensor:

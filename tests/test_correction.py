@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-import pytest
 import torch
 from torch import Tensor
 
@@ -12,7 +10,6 @@ from mimaface.correction import (
     DISPLACEMENT,
     LEAST_ADDED,
     correct,
-    correct_finer,
     displace,
     settle,
 )
@@ -92,17 +89,3 @@ def test_a_displacement_can_be_learnt() -> None:
         optimizer.step()
     middle = displacement.detach()[..., 2:-2, 2:-2]
     assert float((middle - 0.3).abs().mean()) < 0.05
-
-
-@pytest.mark.parametrize("side", [64, 96])
-def test_a_finer_render_is_corrected_as_the_coarse_one(side: int) -> None:
-    finer = np.uint8(((waves(side)[0].permute(1, 2, 0).numpy() + 1) * 100).round())[None]
-    small = np.zeros((1, CELLS, CELLS, 5), np.float32)
-    small[..., 0] = 20
-    small[..., 3:] = 2 / 32, -3 / 32  # shares of the side
-    found = correct_finer(finer, small)[0].astype(int)
-    right, down = 2 * side // 32, -3 * side // 32
-    moved = np.roll(finer[0].astype(int), (-down, -right), axis=(0, 1)) + np.array([20, 0, 0])
-    inside = slice(side // 4, -side // 4)
-    assert np.abs(found - moved)[inside, inside].max() <= 2
-    assert not np.shares_memory(found, finer)

@@ -113,7 +113,7 @@ def export(generator: Generator, path: Path, *, inputs: Sequence[Inputs], weight
             int8,
             _Replay(inputs),
             op_types_to_quantize=["Conv", "Gemm", "MatMul"],
-            nodes_to_exclude=_kept_in_float(onnx.load(prepared).graph),
+            nodes_to_exclude=_attentions(onnx.load(prepared).graph),
             per_channel=True,
             reduce_range=True,  # older processors add products of whole bytes in too few bits
             activation_type=QuantType.QUInt8,
@@ -181,15 +181,13 @@ class _Replay(CalibrationDataReader):  # type: ignore[misc] # its package is not
         return next(self._rest, None)
 
 
-def _kept_in_float(graph: Any) -> list[str]:
-    # The products without weights: queries with keys, and their softmax with values. And the last
-    # layer: a rounded correction would flicker.
+def _attentions(graph: Any) -> list[str]:
+    # The products without weights: queries with keys, and their softmax with values.
     weights = {each.name for each in graph.initializer}
     return [
         node.name
         for node in graph.node
-        if (node.op_type == "MatMul" and weights.isdisjoint(node.input))
-        or node.name.endswith("/conv_out/Conv")
+        if node.op_type == "MatMul" and weights.isdisjoint(node.input)
     ]
 
 
