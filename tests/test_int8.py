@@ -21,7 +21,7 @@ from mimaface.generator import Generator
 from mimaface.int8 import INPUTS, Int8Denoiser
 from mimaface.training.export import OneFrame, compare, record, ship
 from mimaface.types import ClipRequest
-from mimaface.weights import CONFIG_KEY, randomize, save
+from mimaface.weights import CONFIG_KEY, randomize, read, save
 
 # Levels of 255, over a roll-out. Untrained weights change every pixel, by 4 levels on average.
 MEAN_APART, MOST_APART = 0.4, 12
@@ -32,7 +32,7 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Untrained weights with the int8 graph beside them, as training would leave them."""
     folder = tmp_path_factory.mktemp("shipped")
     save(with_statistics(randomize(CONFIGS["tiny"])), folder / "trained.safetensors")
-    ship(folder / "trained.safetensors", folder / "tiny.safetensors", frames=3)
+    ship([folder / "trained.safetensors"], folder / "tiny.safetensors", frames=3)
     return folder / "tiny.safetensors"
 
 
@@ -141,12 +141,24 @@ def test_a_graph_that_cannot_be_used_is_named(shipped: Path, tmp_path: Path) -> 
         load("tiny", weights=weights, device="cpu")
 
 
+def test_the_mean_of_several_weights_is_shipped(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{seed}.safetensors" for seed in (1, 2)]
+    for seed, path in enumerate(paths):
+        save(with_statistics(randomize(CONFIGS["tiny"], seed=seed)), path)
+    ship(paths, tmp_path / "tiny.safetensors", frames=1)
+    one, other, mean = (
+        read(path).denoiser.unet.conv_in.weight.float()
+        for path in (*paths, tmp_path / "tiny.safetensors")
+    )
+    torch.testing.assert_close(mean, (one + other) / 2, atol=1e-3, rtol=0)
+
+
 def test_weights_of_other_networks_are_not_shipped(tmp_path: Path) -> None:
     tiny = CONFIGS["tiny"]
     other = replace(tiny, denoiser=replace(tiny.denoiser, residual=False), most_px=None)
     save(randomize(other), tmp_path / "other.safetensors")
     with pytest.raises(WeightsError, match="another denoiser than the model tiny has now"):
-        ship(tmp_path / "other.safetensors", tmp_path / "tiny.safetensors")
+        ship([tmp_path / "other.safetensors"], tmp_path / "tiny.safetensors")
 
 
 def test_the_weights_of_the_package_are_the_default(

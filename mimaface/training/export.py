@@ -55,11 +55,14 @@ class Difference:
     most: int
 
 
-def ship(weights: Path, output: Path, *, frames: int = FRAMES) -> None:
+def ship(weights: Sequence[Path], output: Path, *, frames: int = FRAMES) -> None:
     """Write what is shipped of trained weights.
 
+    The mean of several weights is as good as the best of them, and steadier where training began
+    from the same ones (M. Wortsman et al., Model soups, arXiv 2203.05482).
+
     Args:
-        weights: a weight file of a model that `CONFIGS` holds.
+        weights: weight files of a model that `CONFIGS` holds; their mean is shipped.
         output: the weights in half precision; the graph goes beside it.
         frames: of each portrait, to calibrate.
 
@@ -67,13 +70,23 @@ def ship(weights: Path, output: Path, *, frames: int = FRAMES) -> None:
         WeightsError: the weights cannot be read, or are of other networks than their name's.
         UnwritableMediaError: a file cannot be written there.
     """
-    generator = read(weights)
-    config = CONFIGS[generator.config.name]
-    for part in ("denoiser", "mia", "encoder", "autoencoder", "prediction"):
-        if getattr(generator.config, part) != getattr(config, part):
-            raise WeightsError(f"{weights} has another {part} than the model {config.name} has now")
+    generators = [read(path) for path in weights]
+    generator, config = generators[-1], CONFIGS[generators[-1].config.name]
+    for path, each in zip(weights, generators, strict=True):
+        for part in ("denoiser", "mia", "encoder", "autoencoder", "prediction"):
+            if getattr(each.config, part) != getattr(config, part):
+                raise WeightsError(
+                    f"{path} has another {part} than the model {config.name} has now"
+                )
     generator.config = config
-    save(generator, output, dtype=torch.float16, notes=read_notes(weights))
+    states = [each.state_dict() for each in generators]
+    generator.load_state_dict(
+        {
+            name: torch.stack([state[name].float() for state in states]).mean(dim=0).to(value.dtype)
+            for name, value in states[-1].items()
+        }
+    )
+    save(generator, output, dtype=torch.float16, notes=read_notes(weights[-1]))
     generator = read(output)
     generator.place(torch.device("cpu"), torch.float32)
     export(
@@ -273,7 +286,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m mimaface.training.export", description="Make what is shipped of a model."
     )
-    parser.add_argument("--weights", type=Path, required=True, help="what training made")
+    parser.add_argument(
+        "--weights", type=Path, nargs="+", required=True, help="what training made; the mean counts"
+    )
     parser.add_argument(
         "--output", type=Path, required=True, help="the .safetensors to ship; .onnx goes beside it"
     )
