@@ -13,6 +13,7 @@ from mimaface.errors import MimafaceError
 from mimaface.native_logs import hide_native_logs
 from server.app import create_app
 from server.config import parse_config
+from server.rtc_patches import apply_patches
 from server.services import load_model
 
 
@@ -48,6 +49,7 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("aiortc").setLevel(logging.WARNING)
     logging.getLogger("aioice").setLevel(logging.WARNING)
+    apply_patches()
     print("Loading the model ...", flush=True)
     try:
         app = create_app(config, load_model(config))

@@ -20,19 +20,22 @@ from starlette.staticfiles import StaticFiles
 
 from mimaface.animate import Model
 from mimaface.errors import MimafaceError
+from server import whip
 from server.config import ServerConfig
 from server.control import describe
 from server.guard import GuardMiddleware
+from server.http import answer_error, answer_fault, busy, media_type, read_body, read_text
 from server.metrics import CONTENT_TYPE
-from server.registry import Call
-from server.services import Services, now_s, run_services
+from server.rate import RateLimit
+from server.registry import Call, Calls
+from server.services import Services, now_s, run_services, unix_s
 from server.signaling import MAX_OFFER_BYTES, OfferError
 
 _CLIENT: Final = Path(__file__).parents[1] / "client"
 _PHOTO_TYPES: Final = ("image/jpeg", "image/png", "image/webp")
 _MAX_JSON_BYTES: Final = 4096
 _MAX_UPLOADS_AT_ONCE: Final = 4
-_RETRY_AFTER_S: Final = 5
+_MAX_TTL_S: Final = 3600.0  # that a session may wait for its driver
 
 
 def create_app(config: ServerConfig, model: Model) -> Starlette:
@@ -50,11 +53,12 @@ def create_app(config: ServerConfig, model: Model) -> Starlette:
             Route("/v1/sessions/{id}", delete_session, methods=["DELETE"]),
             Route("/v1/sessions/{id}/rtc", connect_session, methods=["POST"]),
             Route("/v1/sessions/{id}/stats", get_stats),
+            *whip.routes(),
             Route("/livez", livez),
             Route("/readyz", readyz),
             Route("/metrics", get_metrics),
         ],
-        middleware=[Middleware(GuardMiddleware)],
+        middleware=[Middleware(GuardMiddleware, origins=_origins(config))],
         exception_handlers={HTTPException: answer_error, Exception: answer_fault},
         lifespan=partial(_lifespan, config=config, model=model),
     )
@@ -65,7 +69,15 @@ async def _lifespan(
     _app: Starlette, *, config: ServerConfig, model: Model
 ) -> AsyncIterator[dict[str, Any]]:
     async with run_services(config, model) as services:
-        yield {"services": services, "uploads": asyncio.Semaphore(_MAX_UPLOADS_AT_ONCE)}
+        yield {
+            "services": services,
+            "uploads": asyncio.Semaphore(_MAX_UPLOADS_AT_ONCE),
+            "rate": RateLimit(config.requests_per_min),
+        }
+
+
+def _origins(config: ServerConfig) -> frozenset[str]:
+    return frozenset(origin.strip() for origin in config.cors_origins.split(",")) - {""}
 
 
 async def index(_request: Request) -> Response:
@@ -110,13 +122,13 @@ async def create_source(request: Request) -> Response:
     services: Services = request.state.services
     if request.headers.get("X-Consent") != "yes":
         raise HTTPException(403, "Confirm that you may animate this person's picture.")
-    if _media_type(request) not in _PHOTO_TYPES:
+    if media_type(request) not in _PHOTO_TYPES:
         raise HTTPException(415, "A portrait is a JPEG, PNG or WebP photo.")
     uploads: asyncio.Semaphore = request.state.uploads
     if uploads.locked():
-        raise _busy("Many photos are being uploaded. Try again in a moment.")
+        raise busy("Many photos are being uploaded. Try again in a moment.")
     async with uploads:
-        photo = await _read_body(request, services.config.max_upload_bytes)
+        photo = await read_body(request, services.config.max_upload_bytes)
         try:
             source = await services.add_upload(photo)
         except MimafaceError as error:
@@ -126,39 +138,55 @@ async def create_source(request: Request) -> Response:
 
 
 async def create_session(request: Request) -> Response:
-    """Start a call with a portrait; its motion extractor is built meanwhile."""
+    """Start a call with a portrait; its motion extractor is built meanwhile.
+
+    The answer holds its URLs: `url` for the page's call, a capability; `whip_url`, `whep_url` and
+    `control_url` for who has the token of that scope.
+    """
     services: Services = request.state.services
     try:
-        message = json.loads(await _read_body(request, _MAX_JSON_BYTES))
+        message = json.loads(await read_body(request, _MAX_JSON_BYTES))
         source = services.sources.get(message["source"])
+        ttl_s = float(message.get("ttl_s", services.config.session_ttl_s))
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise HTTPException(422, 'Send {"source": "<id of a portrait>"}.') from error
+    if not 0 < ttl_s <= _MAX_TTL_S:
+        raise HTTPException(422, f"ttl_s must be above 0 and at most {_MAX_TTL_S:g} seconds.")
     if source is None:
         raise HTTPException(404, "There is no such portrait any more. Choose another one.")
     if services.calls.is_full:
         services.metrics.reject("full")
-        raise _busy("All places are taken. Try again in a moment.")
+        raise busy("All places are taken. Try again in a moment.")
     if not services.admission.has_room(len(services.calls)):
         services.metrics.reject("slow")
-        raise _busy(
+        raise busy(
             f"This machine holds {services.admission.capacity} at a time without losing quality. "
             "Try again when somebody has left."
         )
-    call = services.start_call(source)
+    call = services.start_call(source, ttl_s=ttl_s)
     url = f"/v1/sessions/{call.id}"
-    return JSONResponse({"id": call.id, "url": url, "ice_servers": []}, 201, {"Location": url})
+    expires_s = unix_s() + services.config.token_ttl_s
+    created = {
+        "id": call.id,
+        "url": url,
+        "ice_servers": services.ice_servers(call),
+        "public_id": call.public_id,
+        "whip_url": f"/v1/whip/{call.public_id}",
+        "whep_url": f"/v1/whep/{call.public_id}",
+        "control_url": f"/v1/sessions/{call.public_id}",
+        "tokens": services.tokens(call, expires_s=expires_s),
+        "expires_s": round(expires_s),
+    }
+    return JSONResponse(created, 201, {"Location": url})
 
 
 async def connect_session(request: Request) -> Response:
     """Answer a call's offer; an earlier connection of the same call ends."""
     services: Services = request.state.services
     call = _find_call(request)
-    if _media_type(request) != "application/sdp":
+    if media_type(request) != "application/sdp":
         raise HTTPException(415, "An offer is sent as application/sdp.")
-    try:
-        offer = (await _read_body(request, MAX_OFFER_BYTES)).decode()
-    except UnicodeDecodeError as error:
-        raise HTTPException(422, "This is not a session description.") from error
+    offer = await read_text(request, MAX_OFFER_BYTES)
     try:
         answer = await services.connect_call(call, offer)
     except OfferError as error:
@@ -187,7 +215,7 @@ async def readyz(request: Request) -> Response:
     """Answer 200 while there is room for another call."""
     services: Services = request.state.services
     if services.calls.is_full or not services.admission.has_room(len(services.calls)):
-        raise _busy("All places are taken.")
+        raise busy("All places are taken.")
     return JSONResponse({"status": "ready"})
 
 
@@ -198,35 +226,13 @@ async def get_metrics(request: Request) -> Response:
 
 
 def _find_call(request: Request) -> Call:
-    call: Call | None = request.state.services.calls.get(request.path_params["id"])
+    # By its capability, or by its public id and a token.
+    calls: Calls = request.state.services.calls
+    name = request.path_params["id"]
+    call = calls.get(name)
     if call is None:
-        raise HTTPException(404, "This session has ended. Start a new one.")
+        call = calls.named(name)
+        if call is None:
+            raise HTTPException(404, "This session has ended. Start a new one.")
+        whip.authorize(request, call.public_id, "control")
     return call
-
-
-def _media_type(request: Request) -> str:
-    return request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-
-
-async def _read_body(request: Request, limit: int) -> bytes:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise HTTPException(413, f"This is too large: at most {limit:,} bytes are taken.")
-    return bytes(body)
-
-
-def _busy(message: str) -> HTTPException:
-    return HTTPException(503, message, {"Retry-After": str(_RETRY_AFTER_S)})
-
-
-async def answer_error(_request: Request, error: Exception) -> Response:
-    """Answer a refused request."""
-    assert isinstance(error, HTTPException), "registered for this type"
-    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
-
-
-async def answer_fault(_request: Request, _error: Exception) -> Response:
-    """Answer a request the server failed on; Starlette logs the traceback."""
-    return JSONResponse({"error": "The server failed. Its log says more."}, 500)

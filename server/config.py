@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 from mimaface.config import CONFIGS
@@ -36,6 +36,14 @@ class ServerConfig:
         upload_ttl_s: how long an unused photo is kept.
         session_ttl_s: how long a session outlives its peer connection, for a reconnect.
         connect_timeout_s: how long a peer connection may take to come up.
+        max_viewers: of one session over WHEP.
+        token_secret: signs the tokens; empty to draw one at the start.
+        token_ttl_s: how long a token opens a connection.
+        requests_per_min: POST, PATCH and DELETE of WHIP and WHEP that one address may send, each.
+        cors_origins: other sites whose pages may publish and watch, with commas between them.
+        ice_urls: STUN and TURN servers that clients are told of, with commas between them.
+        turn_secret: shared with those TURN servers.
+        strict_etags: refuse trickled candidates without If-Match, which some clients leave out.
         has_latency_marker: draw the driving frame's block counter on the avatar, to measure.
     """
 
@@ -54,6 +62,14 @@ class ServerConfig:
     upload_ttl_s: float = 3600.0
     session_ttl_s: float = 30.0
     connect_timeout_s: float = 10.0
+    max_viewers: int = 8
+    token_secret: str = field(default="", repr=False)
+    token_ttl_s: float = 12 * 3600.0
+    requests_per_min: int = 60
+    cors_origins: str = ""
+    ice_urls: str = ""
+    turn_secret: str = field(default="", repr=False)
+    strict_etags: bool = False
     has_latency_marker: bool = False
 
     def __post_init__(self) -> None:
@@ -73,6 +89,14 @@ class ServerConfig:
             raise ValueError(f"admission_fps must not be negative, found {self.admission_fps}")
         if self.max_sessions < 1:
             raise ValueError(f"max_sessions must be at least 1, found {self.max_sessions}")
+        if self.max_viewers < 1:
+            raise ValueError(f"max_viewers must be at least 1, found {self.max_viewers}")
+        if self.requests_per_min < 1:
+            raise ValueError(f"requests_per_min must be at least 1, found {self.requests_per_min}")
+        if self.token_secret and len(self.token_secret) < 32:
+            raise ValueError(
+                f"token_secret must have 32 characters or more, found {len(self.token_secret)}"
+            )
 
 
 def read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
@@ -131,6 +155,11 @@ def parse_config(arguments: Sequence[str], environ: Mapping[str, str]) -> Server
         action="store_true",
         dest="has_latency_marker",
         help="copy the block counter of a test picture onto the avatar, to measure latency",
+    )
+    parser.add_argument(
+        "--strict-etags",
+        action="store_true",
+        help="refuse trickled candidates without If-Match, as RFC 9725 asks",
     )
     settings = vars(parser.parse_args(arguments))
     if settings.pop("lan"):

@@ -107,4 +107,5 @@ async def describe(call: Call, now_s: float) -> dict[str, Any]:
     return asdict(call.live.stats(now_s)) | {
         "rtt_ms": None if rtt_s is None else round(1000 * rtt_s, 1),
         "portrait": call.source.id,
+        "viewers": len(call.viewers),
     }

@@ -1,4 +1,7 @@
-"""Protects the page: who may ask for changes, and what it may load."""
+"""Protects the page: who may ask for changes, and what it may load.
+
+WHIP and WHEP are for other sites too, if they are listed; CORS tells browsers so.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.http import is_media_path, refusal
 
 _HEADERS: Final = {
     "Cache-Control": "no-cache",
@@ -20,28 +24,46 @@ _HEADERS: Final = {
 }
 
 
+_EXPOSED: Final = "Location, ETag, Link, Accept-Patch, Retry-After"
+_METHODS: Final = ("OPTIONS", "GET", "HEAD", "POST", "PATCH", "DELETE")
+
+
 class GuardMiddleware:
     """Refuses changes asked for by another origin's page and sets the security headers."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, origins: frozenset[str]) -> None:
+        """Let the pages of `origins` publish and watch."""
         self._app = app
+        self._origins = origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        path, method, origin = scope["path"], scope["method"], Headers(scope=scope).get("Origin")
+        is_media = is_media_path(path)
+        is_welcome = _is_same_origin(Headers(scope=scope)) or (is_media and origin in self._origins)
 
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(_HEADERS)
+                headers = MutableHeaders(scope=message)
+                headers.update(_HEADERS)
+                if is_media:
+                    headers["Vary"] = "Origin"
+                    headers["Access-Control-Expose-Headers"] = _EXPOSED
+                    if origin is not None and is_welcome:
+                        headers["Access-Control-Allow-Origin"] = origin
+                    known = method if method in _METHODS else "other"
+                    scope["state"]["services"].metrics.count_whip(known, message["status"])
             await send(message)
 
-        if scope["method"] in ("GET", "HEAD") or _is_same_origin(Headers(scope=scope)):
+        is_harmless = method in ("GET", "HEAD") or (is_media and method == "OPTIONS")
+        if is_harmless or is_welcome:
             await self._app(scope, receive, send_guarded)
         else:
-            refusal = JSONResponse({"error": "Another site's page may not do this."}, 403)
-            await refusal(scope, receive, send_guarded)
+            refused = refusal(path, 403, "Another site's page may not do this.")
+            await refused(scope, receive, send_guarded)
 
 
 def _is_same_origin(headers: Headers) -> bool:

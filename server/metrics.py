@@ -67,6 +67,17 @@ class Metrics:
             ["reason"],
             registry=self._registry,
         )
+        self._whip = prometheus_client.Counter(
+            "avatar_whip_requests_total",
+            "Requests of WHIP and WHEP",
+            ["method", "code"],
+            registry=self._registry,
+        )
+        self._unmatched = prometheus_client.Counter(
+            "avatar_whip_missing_if_match_total",
+            "Trickled candidates that were taken without an entity-tag",
+            registry=self._registry,
+        )
         prometheus_client.Info("avatar_model", "The model", registry=self._registry).info(
             {
                 "name": model.config.name,
@@ -86,6 +97,14 @@ class Metrics:
     def reject(self, reason: str) -> None:
         """Count a session that was not taken."""
         self._rejected.labels(reason).inc()
+
+    def count_whip(self, method: str, status: int) -> None:
+        """Count an answered request of WHIP or WHEP."""
+        self._whip.labels(method, str(status)).inc()
+
+    def miss_if_match(self) -> None:
+        """Count trickled candidates that were taken without an entity-tag."""
+        self._unmatched.inc()
 
     def close(self, call: Call, result: Result) -> None:
         """Keep the frame counts of a call that is no longer held."""

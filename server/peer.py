@@ -1,4 +1,7 @@
-"""One peer connection of a call: the webcam's track in, the avatar's track out, `ctrl` beside."""
+"""One peer connection of a call: the webcam's track in, the avatar's track out, `ctrl` beside.
+
+A publisher's has only the first, a viewer's only the second.
+"""
 
 from __future__ import annotations
 
@@ -12,23 +15,26 @@ from typing import Any, Final
 from aiortc import (
     RTCConfiguration,
     RTCDataChannel,
+    RTCIceCandidate,
     RTCPeerConnection,
     RTCRtpSender,
     RTCSessionDescription,
 )
-from aiortc.codecs.vpx import Vp8Encoder
 from aiortc.exceptions import InvalidStateError, OperationError
 from aiortc.mediastreams import MediaStreamTrack
 from aiortc.stats import RTCRemoteInboundRtpStreamStats
 
 from server import tracks
-from server.signaling import OfferError, accept_offer, raise_uplink_bitrate
+from server.signaling import (
+    OfferError,
+    accept_offer,
+    raise_uplink_bitrate,
+    require_rtcp_mux,
+)
 from server.tracks import AvatarTrack
 from streaming.live import LiveSession
 
 logger = logging.getLogger(__name__)
-
-_DOWNLINK_BPS: Final = 1_500_000  # aiortc starts VP8 at a third of this, which blurs the avatar
 
 # What aiortc raises on nonsense; its parser asserts, indexes and searches without a net.
 _REFUSALS: Final = (
@@ -52,14 +58,19 @@ class Peer:
 
     def __init__(
         self,
-        live: LiveSession,
-        avatar: AvatarTrack,
+        live: LiveSession | None,
+        avatar: AvatarTrack | None,
         *,
         connect_timeout_s: float,
-        on_channel: Callable[[RTCDataChannel], Coroutine[Any, Any, None]],
         on_close: Callable[[Peer], None],
+        on_channel: Callable[[RTCDataChannel], Coroutine[Any, Any, None]] | None = None,
+        sound: MediaStreamTrack | None = None,
     ) -> None:
-        """Prepare to send `avatar` and to feed `live`; `on_channel` runs along with `ctrl`."""
+        """Prepare to send `avatar`, with `sound`, and to feed `live`.
+
+        A publisher's connection has no avatar and a viewer's feeds nothing. `on_channel` runs
+        along with `ctrl`.
+        """
         self._live = live
         self._on_channel = on_channel
         self._on_close = on_close
@@ -68,13 +79,18 @@ class Peer:
         self._is_closing = False
         # Without an explicit list aiortc asks a public STUN server.
         self._connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
-        transceiver = self._connection.addTransceiver(avatar, direction="sendrecv")
-        # The H.264 encoder runs at a preset too slow for live video.
-        codecs = RTCRtpSender.getCapabilities("video").codecs
-        transceiver.setCodecPreferences(
-            sorted(codecs, key=lambda codec: codec.mimeType not in ("video/VP8", "video/rtx"))
-        )
-        self._sender = transceiver.sender
+        self._sender: RTCRtpSender | None = None
+        if avatar is not None:
+            direction = "sendonly" if live is None else "sendrecv"
+            transceiver = self._connection.addTransceiver(avatar, direction=direction)
+            # The H.264 encoder runs at a preset too slow for live video.
+            codecs = RTCRtpSender.getCapabilities("video").codecs
+            transceiver.setCodecPreferences(
+                sorted(codecs, key=lambda codec: codec.mimeType not in ("video/VP8", "video/rtx"))
+            )
+            self._sender = transceiver.sender
+        if sound is not None:
+            self._connection.addTransceiver(sound, direction="sendonly")
         self._connection.on("track", self._start_pump)
         self._connection.on("datachannel", self._start_channel)
         self._connection.on("connectionstatechange", self._follow_state)
@@ -90,14 +106,27 @@ class Peer:
         try:
             await self._connection.setRemoteDescription(description)
             answer = await self._connection.createAnswer()
-            self._set_encoder(answer.sdp)
             await self._connection.setLocalDescription(answer)
         except _REFUSALS as error:
             raise OfferError(f"The offer cannot be answered: {error!r}") from error
-        return raise_uplink_bitrate(self._connection.localDescription.sdp)
+        sdp = require_rtcp_mux(self._connection.localDescription.sdp)
+        return sdp if self._live is None else raise_uplink_bitrate(sdp)
+
+    async def add_candidate(self, candidate: RTCIceCandidate | None) -> None:
+        """Take another candidate of the other side; None says that it was the last.
+
+        Raises:
+            OfferError: the connection cannot use it.
+        """
+        try:
+            await self._connection.addIceCandidate(candidate)
+        except _REFUSALS as error:
+            raise OfferError(f"The candidate cannot be used: {error!r}") from error
 
     async def rtt_s(self) -> float | None:
         """Return the round trip to the other side, None while it is unknown."""
+        if self._sender is None:
+            return None
         for report in (await self._sender.getStats()).values():
             if isinstance(report, RTCRemoteInboundRtpStreamStats):
                 return report.roundTripTime
@@ -119,19 +148,14 @@ class Peer:
         await self._connection.close()
         self._on_close(self)
 
-    def _set_encoder(self, answer: str) -> None:
-        first = answer[answer.index("m=video") :].split("a=rtpmap:", 1)[1]
-        if " VP8/" in first.split("\r\n", 1)[0]:
-            encoder = Vp8Encoder()
-            encoder.target_bitrate = _DOWNLINK_BPS
-            self._sender._RTCRtpSender__encoder = encoder  # type: ignore[attr-defined]
-
     def _start_pump(self, track: MediaStreamTrack) -> None:
-        if track.kind == "video":
-            self._start(tracks.pump(track, self._live))
+        if self._live is None:
+            return
+        is_video = track.kind == "video"
+        self._start(tracks.pump(track, self._live) if is_video else tracks.drain(track))
 
     def _start_channel(self, channel: RTCDataChannel) -> None:
-        if channel.label == "ctrl":
+        if self._on_channel is not None and channel.label == "ctrl":
             self._start(self._on_channel(channel))
 
     def _follow_state(self) -> None:

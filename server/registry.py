@@ -6,12 +6,13 @@ All of it is bounded, uploads and calls expire; the event loop alone touches it.
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from mimaface.types import Appearance
-from server.latency_marker import LatencyMarker
+from server.auth import new_id
+from server.broadcast import Broadcast
+from server.legs import Leg
 from server.peer import Peer
 from streaming.live import LiveSession
 
@@ -84,18 +85,26 @@ class Call:
         id: unguessable; who knows it may act on the call.
         source: the portrait driven now.
         live: the avatar.
-        marker: carries test counters, if the server measures latency.
-        expires_s: when the call ends unless it is connected by then.
-        peer: the connection, if there is one.
-        is_changing: held while the connection is replaced or the call ends.
+        broadcast: hands the avatar to everybody who watches.
+        expires_s: when the call ends unless the driver is connected by then.
+        ttl_s: how long the call then waits for a driver who has left.
+        public_id: its name towards viewers and in tokens; alone it opens nothing.
+        peer: the driver's connection, if there is one.
+        publisher: the same as a WHIP session, if it is one.
+        viewers: the WHEP sessions by their ids.
+        is_changing: held while the driver's connection is replaced or the call ends.
     """
 
     id: str
     source: Source
     live: LiveSession
-    marker: LatencyMarker | None
+    broadcast: Broadcast
     expires_s: float
+    ttl_s: float
+    public_id: str = field(default_factory=new_id)
     peer: Peer | None = None
+    publisher: Leg | None = None
+    viewers: dict[str, Leg] = field(default_factory=dict)
     is_changing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -126,6 +135,10 @@ class Calls:
         """Return a call."""
         return self._calls.get(call_id)
 
+    def named(self, public_id: str) -> Call | None:
+        """Return the call with a public id."""
+        return next((call for call in self if call.public_id == public_id), None)
+
     def remove(self, call: Call) -> bool:
         """Forget a call; return whether it was still held, and so is the caller's to close."""
         return self._calls.pop(call.id, None) is not None
@@ -133,8 +146,3 @@ class Calls:
     def expired(self, now_s: float) -> list[Call]:
         """Return the calls that have been without a connection for too long."""
         return [call for call in self if call.peer is None and call.expires_s <= now_s]
-
-
-def new_id() -> str:
-    """Return an id that cannot be guessed."""
-    return secrets.token_urlsafe(16)

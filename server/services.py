@@ -4,33 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
 import logging
 import math
 import os
+import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar, get_args
 
 import cv2
-from aiortc import RTCDataChannel
-from PIL import Image
+from aiortc import AudioStreamTrack, RTCDataChannel
 
-from mimaface.animate import Model, animate, encode_source, load
+from mimaface.animate import Model, animate, load
 from mimaface.motion import FaceMeshExtractor, MotionExtractor, RelativeMotion
-from mimaface.photo import built_in_portraits
-from mimaface.types import Appearance, ClipRequest, Motion
+from mimaface.types import ClipRequest, Motion
+from server.auth import SECRET_BYTES, Grant, Scope, new_id, sign
+from server.broadcast import Broadcast
 from server.config import ServerConfig
 from server.control import Control
+from server.ice import ice_servers
 from server.latency_marker import LatencyMarker, MarkedExtractor
+from server.legs import Leg
 from server.metrics import Metrics, Result
 from server.peer import Peer
-from server.registry import Call, Calls, Source, Sources, new_id
+from server.portraits import encode_built_in, encode_upload
+from server.registry import Call, Calls, Source, Sources
 from server.signaling import OfferError
 from server.tracks import AvatarTrack
+from server.whip_sdp import Offer, finish_answer
 from streaming.admission import Admission
 from streaming.backend import LocalBackend
 from streaming.ladder import Ladder, rungs_for
@@ -57,6 +62,7 @@ class Services:
     calls: Calls
     admission: Admission
     metrics: Metrics
+    secret: bytes = field(repr=False)
 
     async def add_upload(self, photo: bytes) -> Source:
         """Encode a photo and keep it, in memory only, for a while.
@@ -64,12 +70,15 @@ class Services:
         Raises:
             UnreadableMediaError, SourceImageError: it cannot be a portrait.
         """
-        source = await self._run(_encode_upload, self.model, self.backend, photo)
+        source = await self._run(encode_upload, self.model, self.backend, photo)
         self.sources.add_upload(source, now_s())
         return source
 
-    def start_call(self, source: Source) -> Call:
-        """Start a call, which builds its motion extractor at once."""
+    def start_call(self, source: Source, *, ttl_s: float) -> Call:
+        """Start a call, which builds its motion extractor at once.
+
+        Without a driver it ends after `ttl_s`.
+        """
         call_id, config = new_id(), self.config
         marker = LatencyMarker() if config.has_latency_marker else None
 
@@ -90,8 +99,14 @@ class Services:
             ),
         )
         live.on_timed = self._note_time
-        expires_s = now_s() + config.session_ttl_s
-        call = Call(id=call_id, source=source, live=live, marker=marker, expires_s=expires_s)
+        call = Call(
+            id=call_id,
+            source=source,
+            live=live,
+            broadcast=Broadcast(live, draw=None if marker is None else marker.draw),
+            expires_s=now_s() + ttl_s,
+            ttl_s=ttl_s,
+        )
         self.calls.add(call)
         logger.info("call %s started with portrait %s", call_id[:6], source.name)
         return call
@@ -108,11 +123,80 @@ class Services:
             if self.calls.get(call.id) is None:
                 raise OfferError("This session has ended. Start a new one.")
             peer = call.peer = self._make_peer(call)
+            call.publisher = None
             try:
                 return await peer.answer(offer)
             except OfferError:
                 await peer.close()
                 raise
+
+    async def publish(self, call: Call, offer: Offer) -> tuple[Leg, str]:
+        """Answer a publisher's offer; whoever drove the call before is disconnected then.
+
+        Raises:
+            OfferError: the offer is not usable, or the call has ended; all stays as it was.
+        """
+        async with call.is_changing:
+            peer = Peer(
+                call.live,
+                None,
+                connect_timeout_s=self.config.connect_timeout_s,
+                on_close=partial(self._forget_driver, call),
+            )
+            answer = await self._answer(call, peer, offer)
+            before, call.peer = call.peer, peer
+            call.publisher = Leg(peer=peer, offer=offer)
+            if before is not None:
+                await before.close()
+            return call.publisher, answer
+
+    async def watch(self, call: Call, offer: Offer) -> tuple[Leg, str]:
+        """Answer a viewer's offer; the caller has looked whether there is room.
+
+        Raises:
+            OfferError: the offer is not usable, or the call has ended.
+        """
+
+        def forget(_peer: Peer) -> None:
+            call.viewers.pop(leg.id, None)
+
+        peer = Peer(
+            None,
+            AvatarTrack(call.broadcast),
+            # An audio section without a track would be answered inactive, which WHEP rules out.
+            sound=AudioStreamTrack() if "audio" in offer.kinds else None,
+            connect_timeout_s=self.config.connect_timeout_s,
+            on_close=forget,
+        )
+        leg = Leg(peer=peer, offer=offer)
+        call.viewers[leg.id] = leg
+        return leg, await self._answer(call, peer, offer)
+
+    async def _answer(self, call: Call, peer: Peer, offer: Offer) -> str:
+        try:
+            answer = finish_answer(await peer.answer(offer.sdp))
+            if self.calls.get(call.id) is None:
+                raise OfferError("This session has ended.")
+        except OfferError:
+            await peer.close()
+            raise
+        return answer
+
+    def tokens(self, call: Call, *, expires_s: float) -> dict[Scope, str]:
+        """Return a token of each scope for a call; its end is in seconds since 1970."""
+        return {
+            scope: sign(
+                Grant(session=call.public_id, scope=scope, expires_s=expires_s), self.secret
+            )
+            for scope in get_args(Scope)
+        }
+
+    def ice_servers(self, call: Call) -> list[dict[str, str]]:
+        """Return the STUN and TURN servers for a call's clients."""
+        config = self.config
+        return ice_servers(
+            config.ice_urls, config.turn_secret, session=call.public_id, now_s=unix_s()
+        )
 
     async def close_call(self, call: Call, result: Result = "ended") -> None:
         """End a call and wait for its thread."""
@@ -120,6 +204,8 @@ class Services:
             return
         self.metrics.close(call, result)
         async with call.is_changing:
+            for leg in list(call.viewers.values()):
+                await leg.peer.close()
             if call.peer is not None:
                 await call.peer.close()
             await self._run(call.live.close)
@@ -132,22 +218,21 @@ class Services:
             self.admission.add_frame(seconds)
 
     def _make_peer(self, call: Call) -> Peer:
-        def forget(peer: Peer) -> None:
-            if call.peer is peer:
-                call.peer = None
-                call.expires_s = now_s() + self.config.session_ttl_s
-
         def control(channel: RTCDataChannel) -> Coroutine[Any, Any, None]:
             return Control(channel, call, sources=self.sources).run()
 
-        avatar = AvatarTrack(call.live, draw=None if call.marker is None else call.marker.draw)
         return Peer(
             call.live,
-            avatar,
+            AvatarTrack(call.broadcast),
             connect_timeout_s=self.config.connect_timeout_s,
             on_channel=control,
-            on_close=forget,
+            on_close=partial(self._forget_driver, call),
         )
+
+    def _forget_driver(self, call: Call, peer: Peer) -> None:
+        if call.peer is peer:
+            call.peer = call.publisher = None
+            call.expires_s = now_s() + call.ttl_s
 
     async def _run(self, function: Callable[..., T], *arguments: Any) -> T:
         # Blocking work must stay away from the event loop.
@@ -208,7 +293,7 @@ async def run_services(config: ServerConfig, model: Model) -> AsyncIterator[Serv
             on_made=admission.add,
         )
         with contextlib.closing(backend):
-            for portrait in await loop.run_in_executor(workers, _encode_portraits, model, backend):
+            for portrait in await loop.run_in_executor(workers, encode_built_in, model, backend):
                 sources.add_portrait(portrait)
             await loop.run_in_executor(
                 workers, _warm_up, backend, sources.portraits(), model, config
@@ -223,6 +308,7 @@ async def run_services(config: ServerConfig, model: Model) -> AsyncIterator[Serv
                 calls=calls,
                 admission=admission,
                 metrics=Metrics(calls, model, clock=loop.time),
+                secret=config.token_secret.encode() or secrets.token_bytes(SECRET_BYTES),
             )
             sweeper = asyncio.create_task(_sweep(services))
             try:
@@ -238,22 +324,9 @@ def now_s() -> float:
     return asyncio.get_running_loop().time()
 
 
-def _encode(model: Model, backend: LocalBackend, photo: Path | bytes) -> Appearance:
-    # In a worker, but for what needs the device.
-    return encode_source(model, photo, on_device=lambda read: backend.call(read).result())
-
-
-def _encode_portraits(model: Model, backend: LocalBackend) -> list[Source]:
-    return [
-        Source(
-            id=path.stem,
-            name=path.stem.title(),
-            jpeg=path.read_bytes(),
-            appearance=_encode(model, backend, path),
-            is_private=False,
-        )
-        for path in built_in_portraits()
-    ]
+def unix_s() -> float:
+    """Return the seconds since 1970, which tokens and TURN credentials end by."""
+    return datetime.now(UTC).timestamp()
 
 
 def _warm_up(
@@ -285,16 +358,3 @@ async def _sweep(services: Services) -> None:
                 await services.close_call(call, "expired")
             except Exception:
                 logger.exception("call %s did not end cleanly", call.id[:6])
-
-
-def _encode_upload(model: Model, backend: LocalBackend, photo: bytes) -> Source:
-    appearance = _encode(model, backend, photo)
-    picture = io.BytesIO()
-    Image.fromarray(appearance.source).save(picture, "JPEG", quality=90)
-    return Source(
-        id=new_id(),
-        name="Your photo",
-        jpeg=picture.getvalue(),
-        appearance=appearance,
-        is_private=True,
-    )

@@ -47,12 +47,13 @@ def accept_offer(offer: str) -> str:
         line
         for line in lines
         if not line.startswith("a=end-of-candidates")
-        and (not line.startswith("a=candidate:") or _is_reachable(line))
+        and (not line.startswith("a=candidate:") or is_reachable(line))
     ]
     return "\r\n".join(kept) + "\r\n"
 
 
-def _is_reachable(line: str) -> bool:
+def is_reachable(line: str) -> bool:
+    """Return whether a candidate's line names an address that the server may contact."""
     # a=candidate:<foundation> <component> <protocol> <priority> <address> <port> typ <type> ...
     parts = line.split()
     if len(parts) < 8 or parts[2].lower() != "udp" or parts[6] != "typ":
@@ -63,7 +64,18 @@ def _is_reachable(line: str) -> bool:
         address = ipaddress.ip_address(parts[4])
     except ValueError:
         return False  # a name: mDNS costs a second and may ask the network for anything
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
     return not (address.is_multicast or address.is_unspecified or address.is_link_local)
+
+
+def require_rtcp_mux(answer: str) -> str:
+    """Return the answer with `rtcp-mux-only` in every media section that has `rtcp-mux`.
+
+    WHIP asks for it in answers too (RFC 9725, 4.4.1); RFC 8858, 4.3 knows it of offers only, and
+    who does not know it in an answer passes over it.
+    """
+    return re.sub(r"^a=rtcp-mux\r?$", "a=rtcp-mux\r\na=rtcp-mux-only\r", answer, flags=re.MULTILINE)
 
 
 def raise_uplink_bitrate(answer: str) -> str:

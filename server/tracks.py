@@ -1,10 +1,10 @@
-"""The two media tracks of a call; the only place that knows pts, time base and video frames."""
+"""The media tracks of a call; the only place that knows pts, time base and video frames."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fractions
-from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -14,11 +14,11 @@ from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 from av.video.reformatter import VideoReformatter
 
 from mimaface.types import Pixels
+from server.broadcast import Broadcast
 from streaming.live import LiveSession
-from streaming.types import AvatarFrame, DrivingFrame
+from streaming.types import DrivingFrame
 
 _CLOCK_RATE: Final = 90_000  # of RTP video
-_REST_FPS: Final = 5.0
 _TIME_BASE: Final = fractions.Fraction(1, _CLOCK_RATE)
 
 
@@ -42,65 +42,57 @@ def _to_rgb(reformatter: VideoReformatter, frame: av.VideoFrame) -> Pixels:
     return reformatter.reformat(frame, format="rgb24").to_ndarray().astype(np.uint8, copy=False)
 
 
-class AvatarTrack(MediaStreamTrack):
-    """Sends the avatar of a session: each new frame at once, the last one again when none comes.
+async def drain(track: MediaStreamTrack) -> None:
+    """Read a track nobody listens to until it ends: its queue has no bound."""
+    with contextlib.suppress(MediaStreamError):
+        while True:
+            await track.recv()
 
-    The session keeps the avatar moving at the rate of its rung, so a repeat is rare; it comes half
-    an interval late, because a new frame may only just have missed its time. While the avatar
-    rests, a few repeats a second keep the connection alive.
+
+class AvatarTrack(MediaStreamTrack):
+    """Sends a session's avatar to one viewer: each new frame at once, the last one when none comes.
+
+    Attributes:
+        missed: frames that were replaced by newer ones while this viewer's were being sent.
     """
 
     kind = "video"
 
-    def __init__(
-        self,
-        live: LiveSession,
-        *,
-        draw: Callable[[AvatarFrame], Pixels] | None = None,
-    ) -> None:
-        """Send the frames of `live`; `draw` may return one's pixels with something added."""
+    def __init__(self, broadcast: Broadcast) -> None:
+        """Send the frames of `broadcast` from the newest one on."""
         super().__init__()
-        self._live = live
-        self._draw = draw
-        self._is_fresh = asyncio.Event()
+        self.missed = 0
+        self._broadcast = broadcast
+        self._is_fresh = broadcast.join()
+        self._number = 0
         self._event_loop = asyncio.get_running_loop()
         self._start_s = self._event_loop.time()
         self._sent_pts = -1
-        live.on_frame = self._wake
 
     async def recv(self) -> av.VideoFrame:
         """Return the next frame; raises MediaStreamError once the track is stopped."""
         if self._sent_pts >= 0:
             try:
-                async with asyncio.timeout(self._patience_s()):
+                async with asyncio.timeout(self._broadcast.patience_s()):
                     await self._is_fresh.wait()
             except TimeoutError:
                 pass
         if self.readyState != "live":
             raise MediaStreamError
+        number, shown = self._broadcast.frame_after(self._number)
         self._is_fresh.clear()
-        now_s = self._event_loop.time()
+        if self._number:
+            self.missed += number - self._number - 1
+        self._number = number
         # The encoder writes into its frames: each send needs one of its own.
-        shown = self._live.pull(now_s)
-        pixels = shown.pixels if self._draw is None else self._draw(shown)
-        frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+        frame = av.VideoFrame.from_ndarray(shown.pixels, format="rgb24")
+        now_s = self._event_loop.time()
         frame.pts = max(round((now_s - self._start_s) * _CLOCK_RATE), self._sent_pts + 1)
         frame.time_base = _TIME_BASE
         self._sent_pts = frame.pts
         return frame
 
-    def _patience_s(self) -> float:
-        # Of a chunk the first frame is announced, the others are due one after the other.
-        now_s, due_s = self._event_loop.time(), self._live.due_s
-        fps = _REST_FPS if self._live.is_at_rest(now_s) else self._live.rung.fps
-        return 1.5 / fps if due_s is None else min(1.5 / fps, due_s - now_s)
-
     def stop(self) -> None:
-        """End the track; the session goes on without it."""
+        """End the track; the session and its other viewers go on without it."""
         super().stop()
         self._is_fresh.set()
-
-    def _wake(self) -> None:
-        # Called by the backend's thread, also while the loop shuts down.
-        if not self._event_loop.is_closed():
-            self._event_loop.call_soon_threadsafe(self._is_fresh.set)

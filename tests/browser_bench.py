@@ -14,8 +14,10 @@ import base64
 import io
 import json
 import os
+import re
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -178,10 +180,15 @@ def measure(page: Page, server_pid: int, source: str, seconds: float) -> dict[st
     page.wait_for_function("count => samples.length > count", arg=WARM_UP)
     page.evaluate("samples.length = estimates.length = 0")
     first_rss = resident_mib(server_pid)
-    page.wait_for_timeout(1000 * seconds)
+    rungs: Counter[str] = Counter()
+    for _ in range(round(seconds)):
+        page.wait_for_timeout(1000)
+        metrics = page.evaluate("fetch('/metrics').then((response) => response.text())")
+        rungs.update(re.findall(r"avatar_quality_rung{(.*)} 1", metrics))
     samples, estimates = page.evaluate("[samples, estimates]")
     return summarise(samples, seconds) | {
         "page_estimate_p50_ms": round(float(np.median(estimates))),
+        "seconds_on_rungs": rungs,
         "server_mib_first_last": [first_rss, resident_mib(server_pid)],
     }
 

@@ -19,6 +19,7 @@ from mimaface.animate import animate, encode_source, load
 from mimaface.motion import FaceMeshExtractor
 from mimaface.types import Clip, ClipRequest, Motion, Pixels
 from mimaface.video import VideoReader
+from server.broadcast import Broadcast
 from server.latency_marker import LatencyMarker, MarkedExtractor
 from server.tracks import AvatarTrack, pump
 from streaming.backend import LocalBackend
@@ -116,7 +117,8 @@ def test_the_mark_never_appears(
             ladder=one_rung(),
         )
         camera = Camera()
-        avatar = AvatarTrack(live, draw=marker.draw if has_latency_marker else None)
+        draw = marker.draw if has_latency_marker else None
+        avatar = AvatarTrack(Broadcast(live, draw=draw))
         pumping = asyncio.create_task(pump(camera, live))
 
         async def show(pictures: Sequence[Pixels], until: str | None = None) -> None:

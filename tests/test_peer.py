@@ -15,9 +15,11 @@ from aiortc import (
 )
 from aiortc.mediastreams import MediaStreamTrack
 
+from server.broadcast import Broadcast
 from server.control import MAX_MESSAGES_PER_S, Control
 from server.peer import Peer
 from server.registry import Call, Source, Sources
+from server.rtc_patches import REPLACEMENTS, apply_patches
 from server.signaling import OfferError
 from server.tracks import AvatarTrack
 from streaming.backend import LocalBackend
@@ -47,11 +49,14 @@ class Scene:
             )
         ada = self.sources.get("ada")
         assert ada is not None
-        self.call = Call(id="c", source=ada, live=self.live, marker=None, expires_s=0.0)
+        broadcast = Broadcast(self.live)
+        self.call = Call(
+            id="c", source=ada, live=self.live, broadcast=broadcast, expires_s=0.0, ttl_s=30.0
+        )
         self.closed = asyncio.Event()
         self.peer = self.call.peer = Peer(
             self.live,
-            AvatarTrack(self.live),
+            AvatarTrack(broadcast),
             connect_timeout_s=connect_timeout_s,
             on_channel=lambda channel: Control(channel, self.call, sources=self.sources).run(),
             on_close=lambda _peer: self.closed.set(),
@@ -271,7 +276,24 @@ def test_an_unusable_offer_is_refused(spoil: Callable[[str], str]) -> None:
     play(script)
 
 
-def test_the_avatar_starts_at_a_bitrate_that_shows_a_face() -> None:
+def test_the_answer_multiplexes_rtcp_in_every_media_section() -> None:
+    async def script(scene: Scene) -> None:
+        answer = await scene.peer.answer(await scene.offer())
+        sections = answer.split("m=")[1:]
+        assert ["a=rtcp-mux-only\r\n" in part for part in sections] == [
+            part.startswith(("audio", "video")) for part in sections
+        ]
+
+    play(script)
+
+
+def test_the_avatar_starts_at_a_bitrate_that_shows_a_face(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for module, name, _ in REPLACEMENTS:  # aiortc has its own back after the test
+        monkeypatch.setattr(module, name, getattr(module, name))
+    assert apply_patches()
+
     async def script(scene: Scene) -> None:
         await scene.connect()
         await scene.until_shade(11)

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ import av
 import httpx
 import numpy as np
 import pytest
-import uvicorn
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamTrack
 from PIL import Image
@@ -27,23 +25,11 @@ from PIL import Image
 from mimaface.animate import load
 from mimaface.types import Pixels
 from mimaface.video import VideoReader
-from server.app import create_app
 from server.config import ServerConfig
-from server.services import load_model, offered_steps
+from server.services import offered_steps
+from tests.serving import serving
 
 MAX_SESSIONS = 2
-
-
-class Server(uvicorn.Server):
-    """Runs in a thread of its own."""
-
-    def __init__(self, app: Any) -> None:
-        super().__init__(uvicorn.Config(app, ws="websockets-sansio", log_level="warning"))
-        self.is_up = threading.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.is_up.set()
 
 
 @pytest.fixture(scope="module")
@@ -53,22 +39,6 @@ def url() -> Iterator[str]:
         ServerConfig(max_sessions=MAX_SESSIONS, size_px=256, steps=0, admission_fps=0)
     ) as url:
         yield url
-
-
-@contextmanager
-def serving(config: ServerConfig) -> Iterator[str]:
-    before = set(threading.enumerate())
-    server = Server(create_app(config, load_model(config)))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=server.run, args=([listener],))
-        thread.start()
-        assert server.is_up.wait(120)
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server.should_exit = True
-        thread.join(30)
-    assert not thread.is_alive()
-    left = {each.name for each in threading.enumerate() if each not in before}
-    assert not {name for name in left if name.startswith(("motion", "device", "worker"))}
 
 
 @pytest.fixture

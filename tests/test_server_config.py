@@ -33,6 +33,13 @@ def test_the_latency_marker_is_asked_for_on_the_command_line_alone() -> None:
     assert not parse_config([], {"MIMAFACE_HAS_LATENCY_MARKER": "1"}).has_latency_marker
 
 
+def test_secrets_come_from_the_environment_and_are_not_shown() -> None:
+    secret = "x" * 32
+    config = parse_config([], {"MIMAFACE_TOKEN_SECRET": secret, "MIMAFACE_TURN_SECRET": secret})
+    assert (config.token_secret, config.turn_secret) == (secret, secret)
+    assert secret not in repr(config)
+
+
 def test_a_wrong_setting_is_named() -> None:
     with pytest.raises(ValueError, match="MIMAFACE_PORT must be a number, found 'http'"):
         parse_config([], {"MIMAFACE_PORT": "http"})
@@ -46,6 +53,9 @@ def test_a_wrong_setting_is_named() -> None:
         ({"size_px": 300}, r"size_px must be one of \(256, 512\), found 300"),
         ({"fps": 0}, "fps must be 1 to 60, found 0"),
         ({"max_sessions": 0}, "max_sessions must be at least 1, found 0"),
+        ({"max_viewers": 0}, "max_viewers must be at least 1, found 0"),
+        ({"requests_per_min": 0}, "requests_per_min must be at least 1, found 0"),
+        ({"token_secret": "short"}, "token_secret must have 32 characters or more, found 5"),
         ({"steps": -1}, "steps must not be negative, found -1"),
         ({"latency_budget_s": 0}, "latency_budget_s must be 0.02 to 5, found 0"),
     ],

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from mimaface.animate import load
 from server.metrics import Metrics
@@ -33,7 +34,10 @@ class Scene:
         self.live.on_frame = bell.ring
         self.live.on_timed = self.metrics.observe
         source = Source(id="s", name="A", jpeg=b"", appearance=portrait(1), is_private=True)
-        self.call = Call(id="secret", source=source, live=self.live, marker=None, expires_s=0)
+        nothing: Any = None  # nobody watches
+        self.call = Call(
+            id="secret", source=source, live=self.live, broadcast=nothing, expires_s=0, ttl_s=30
+        )
         self.calls.add(self.call)
         for _ in range(2):
             self.clock.now_s += 1 / 30

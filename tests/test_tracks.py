@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
+from server.broadcast import Broadcast
 from server.tracks import AvatarTrack, pump
 from streaming.backend import LocalBackend
 from streaming.live import LiveSession
@@ -67,7 +68,7 @@ async def until(track: AvatarTrack, expected: int) -> av.VideoFrame:
 
 def test_the_still_comes_first_and_then_every_new_frame() -> None:
     async def scene(live: LiveSession) -> None:
-        track = AvatarTrack(live)
+        track = AvatarTrack(Broadcast(live))
         assert shade(await track.recv()) == 10
         live.feed(driving_frame(asyncio.get_running_loop().time()))
         await until(track, 11)
@@ -77,7 +78,7 @@ def test_the_still_comes_first_and_then_every_new_frame() -> None:
 
 def test_repeats_are_new_frames_with_rising_times() -> None:
     async def scene(live: LiveSession) -> None:
-        track = AvatarTrack(live)
+        track = AvatarTrack(Broadcast(live))
         frames = [await track.recv() for _ in range(5)]
         assert len({id(frame) for frame in frames}) == 5
         times = [frame.pts for frame in frames]
@@ -90,7 +91,7 @@ def test_repeats_are_new_frames_with_rising_times() -> None:
 
 def test_a_stopped_track_ends_at_once() -> None:
     async def scene(live: LiveSession) -> None:
-        track = AvatarTrack(live)
+        track = AvatarTrack(Broadcast(live))
         await track.recv()
         waiting = asyncio.ensure_future(track.recv())
         await asyncio.sleep(0)
@@ -106,7 +107,7 @@ def test_what_is_drawn_on_a_frame_is_sent() -> None:
         return frame.pixels + np.uint8(100)
 
     async def scene(live: LiveSession) -> None:
-        assert shade(await AvatarTrack(live, draw=draw).recv()) == 110
+        assert shade(await AvatarTrack(Broadcast(live, draw=draw)).recv()) == 110
 
     run(scene)
 
@@ -114,7 +115,7 @@ def test_what_is_drawn_on_a_frame_is_sent() -> None:
 def test_the_pump_feeds_the_webcams_frames_until_its_track_ends() -> None:
     async def scene(live: LiveSession) -> None:
         await pump(Camera(50, 100, 150), live)
-        await until(AvatarTrack(live), 11)
+        await until(AvatarTrack(Broadcast(live)), 11)
         assert live.stats(asyncio.get_running_loop().time()).driving_fps > 0
 
     run(scene)
@@ -123,7 +124,7 @@ def test_the_pump_feeds_the_webcams_frames_until_its_track_ends() -> None:
 def test_a_webcam_that_ends_before_its_first_frame_leaves_the_still() -> None:
     async def scene(live: LiveSession) -> None:
         await pump(Camera(), live)
-        track = AvatarTrack(live)
+        track = AvatarTrack(Broadcast(live))
         assert {shade(await track.recv()) for _ in range(5)} == {10}
         assert live.state(asyncio.get_running_loop().time()) == "waiting"
 
@@ -144,7 +145,7 @@ def test_frames_after_the_loop_has_ended_do_no_harm() -> None:
     )
 
     async def make_track() -> AvatarTrack:
-        return AvatarTrack(live)
+        return AvatarTrack(Broadcast(live))
 
     asyncio.run(make_track())
     live.on_frame()

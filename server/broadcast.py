@@ -1,0 +1,75 @@
+"""One session's avatar for any number of viewers: each frame is pulled once and given to all.
+
+It knows no connection and no codec; every viewer's track waits, encodes and falls behind alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+from mimaface.types import Pixels
+from streaming.live import LiveSession
+from streaming.types import AvatarFrame
+
+_REST_FPS: Final = 5.0
+
+
+class Broadcast:
+    """The avatar frames of a session, numbered from one; only the newest is kept.
+
+    The session keeps the avatar moving at the rate of its rung, so a repeat is rare; it comes half
+    an interval late, because a new frame may only just have missed its time. While the avatar
+    rests, a few repeats a second keep the connections alive.
+    """
+
+    def __init__(
+        self, live: LiveSession, *, draw: Callable[[AvatarFrame], Pixels] | None = None
+    ) -> None:
+        """Take the frames of `live`; `draw` may return one's pixels with something added."""
+        self._live = live
+        self._draw = draw
+        self._event_loop = asyncio.get_running_loop()
+        self._number = 0
+        self._frame: AvatarFrame | None = None
+        self._viewers: weakref.WeakSet[asyncio.Event] = weakref.WeakSet()
+        live.on_frame = self._announce
+
+    def join(self) -> asyncio.Event:
+        """Return an event that is set whenever there is a newer frame, as long as it is held."""
+        event = asyncio.Event()
+        self._viewers.add(event)
+        return event
+
+    def frame_after(self, number: int) -> tuple[int, AvatarFrame]:
+        """Return the newest frame and its number, which is above `number`.
+
+        Who asks for one that nobody else has been given yet gets the frame to show now, which may
+        be the last one again, and everybody else is told of it.
+        """
+        if number == self._number or self._frame is None:
+            self._advance()
+        assert self._frame is not None, "there is a frame from the first advance on"
+        return self._number, self._frame
+
+    def patience_s(self) -> float:
+        """Return after how many seconds without a newer frame the next one is to be asked for."""
+        # Of a chunk the first frame is announced, the others are due one after the other.
+        now_s, due_s = self._event_loop.time(), self._live.due_s
+        fps = _REST_FPS if self._live.is_at_rest(now_s) else self._live.rung.fps
+        return 1.5 / fps if due_s is None else min(1.5 / fps, due_s - now_s)
+
+    def _advance(self) -> None:
+        shown = self._live.pull(self._event_loop.time())
+        self._frame = shown if self._draw is None else replace(shown, pixels=self._draw(shown))
+        self._number += 1
+        for event in self._viewers:
+            event.set()
+
+    def _announce(self) -> None:
+        # Called by the backend's thread, also while the loop shuts down.
+        if not self._event_loop.is_closed():
+            self._event_loop.call_soon_threadsafe(self._advance)

@@ -1,0 +1,51 @@
+"""Photos to portraits, as blocking work for a thread; what needs the device runs on its own."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from PIL import Image
+
+from mimaface.animate import Model, encode_source
+from mimaface.photo import built_in_portraits
+from mimaface.types import Appearance
+from server.auth import new_id
+from server.registry import Source
+from streaming.backend import LocalBackend
+
+
+def encode_built_in(model: Model, backend: LocalBackend) -> list[Source]:
+    """Return the built-in portraits."""
+    return [
+        Source(
+            id=path.stem,
+            name=path.stem.title(),
+            jpeg=path.read_bytes(),
+            appearance=_encode(model, backend, path),
+            is_private=False,
+        )
+        for path in built_in_portraits()
+    ]
+
+
+def encode_upload(model: Model, backend: LocalBackend, photo: bytes) -> Source:
+    """Return the portrait of an uploaded photo, with a picture made of its pixels alone.
+
+    Raises:
+        UnreadableMediaError, SourceImageError: it cannot be a portrait.
+    """
+    appearance = _encode(model, backend, photo)
+    picture = io.BytesIO()
+    Image.fromarray(appearance.source).save(picture, "JPEG", quality=90)
+    return Source(
+        id=new_id(),
+        name="Your photo",
+        jpeg=picture.getvalue(),
+        appearance=appearance,
+        is_private=True,
+    )
+
+
+def _encode(model: Model, backend: LocalBackend, photo: Path | bytes) -> Appearance:
+    return encode_source(model, photo, on_device=lambda read: backend.call(read).result())

@@ -1,0 +1,113 @@
+"""The receiving end of a media track: aiortc's, with its handling of loss replaced.
+
+The names it reaches into are checked in `server/rtc_patches.py` before it is used.
+"""
+
+from __future__ import annotations
+
+import math
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from aiortc.jitterbuffer import JitterFrame
+from aiortc.rate import BandwidthUsage, RemoteBitrateEstimator
+from aiortc.rtcdtlstransport import RTCDtlsTransport
+from aiortc.rtcrtpparameters import RTCRtpCodecParameters
+from aiortc.rtcrtpreceiver import RTCRtpReceiver, TimestampMapper
+from aiortc.rtp import RtpPacket
+
+from server.rtc_jitter import VideoJitterBuffer
+from server.rtc_nack import RepeatedNack
+
+UPLINK_BPS: Final = 2_500_000  # what a webcam at 640x480 can use
+
+_EARLY_MS: Final = 4000
+_EARLY_INTERVAL_MS: Final = 100
+_KEYFRAME_INTERVAL_S: Final = 0.3
+
+
+class EarlyEstimator(RemoteBitrateEstimator):
+    """Grants a good bitrate from the first packet on (REMB), then estimates as aiortc does.
+
+    aiortc's own says nothing for three seconds and then grows from what a browser starts with,
+    which is so little that it shrinks its picture.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._first_ms: int | None = None
+        self._granted_ms = 0
+
+    def add(
+        self, arrival_time_ms: int, abs_send_time: int, payload_size: int, ssrc: int
+    ) -> tuple[int, list[int]] | None:
+        """Return the bitrate to grant, in bit/s, and to which streams; None to say nothing."""
+        if self._first_ms is None:
+            self._first_ms = arrival_time_ms
+            self._granted_ms = arrival_time_ms - _EARLY_INTERVAL_MS
+            self.rate_control.set_estimate(UPLINK_BPS, arrival_time_ms)
+        granted = super().add(arrival_time_ms, abs_send_time, payload_size, ssrc)
+        if (
+            granted is None
+            and arrival_time_ms - self._first_ms < _EARLY_MS
+            and arrival_time_ms - self._granted_ms >= _EARLY_INTERVAL_MS
+            and self.detector.state() != BandwidthUsage.OVERUSING
+        ):
+            granted = self.rate_control.current_bitrate, list(self.ssrcs)
+        if granted is not None:
+            self._granted_ms = arrival_time_ms
+        return granted
+
+
+class RepairedReceiver(RTCRtpReceiver):
+    """A receiver whose video survives loss; sound is left to aiortc."""
+
+    _RTCRtpReceiver__codecs: dict[int, RTCRtpCodecParameters]
+    _RTCRtpReceiver__decoder_queue: queue.Queue[tuple[RTCRtpCodecParameters, JitterFrame] | None]
+    _RTCRtpReceiver__decoder_thread: threading.Thread | None
+    _RTCRtpReceiver__jitter_buffer: VideoJitterBuffer
+    _RTCRtpReceiver__nack_generator: RepeatedNack
+    _RTCRtpReceiver__remote_bitrate_estimator: RemoteBitrateEstimator
+    _RTCRtpReceiver__timestamp_mapper: TimestampMapper
+
+    def __init__(
+        self, kind: str, transport: RTCDtlsTransport, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Receive from `transport`; `clock` returns monotonic seconds."""
+        super().__init__(kind, transport)
+        self._clock = clock
+        self._keyframe_asked_s = -math.inf
+        self._buffer: VideoJitterBuffer | None = None
+        if kind == "video":
+            nack = RepeatedNack(clock=clock)
+            self._buffer = VideoJitterBuffer(
+                self._RTCRtpReceiver__codecs,
+                patience_s=nack.patience_s,
+                clock=clock,
+            )
+            self._RTCRtpReceiver__nack_generator = nack
+            self._RTCRtpReceiver__jitter_buffer = self._buffer
+            self._RTCRtpReceiver__remote_bitrate_estimator = EarlyEstimator()
+
+    async def _handle_rtp_packet(self, packet: RtpPacket, arrival_time_ms: int) -> None:
+        await super()._handle_rtp_packet(packet, arrival_time_ms)
+        if self._buffer is None:
+            return
+        for codec, frame in self._buffer.take():
+            if self._RTCRtpReceiver__decoder_thread:
+                frame.timestamp = self._RTCRtpReceiver__timestamp_mapper.map(frame.timestamp)
+                self._RTCRtpReceiver__decoder_queue.put((codec, frame))
+
+    async def _send_rtcp_pli(self, media_ssrc: int) -> None:
+        # A keyframe takes a round trip, and asking again meanwhile brings several large ones.
+        now_s = self._clock()
+        if now_s - self._keyframe_asked_s >= _KEYFRAME_INTERVAL_S:
+            self._keyframe_asked_s = now_s
+            await super()._send_rtcp_pli(media_ssrc)
+
+
+PRIVATE_NAMES: Final = tuple(RepairedReceiver.__annotations__)
+"""The names of aiortc's receiver that this one uses."""

@@ -1,0 +1,43 @@
+"""The real server in a thread, and what is left of it afterwards."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+
+from server.app import create_app
+from server.config import ServerConfig
+from server.services import load_model
+
+
+class Server(uvicorn.Server):
+    """Runs in a thread of its own."""
+
+    def __init__(self, app: Any) -> None:
+        super().__init__(uvicorn.Config(app, ws="websockets-sansio", log_level="warning"))
+        self.is_up = threading.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.is_up.set()
+
+
+@contextmanager
+def serving(config: ServerConfig) -> Iterator[str]:
+    before = set(threading.enumerate())
+    server = Server(create_app(config, load_model(config)))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        assert server.is_up.wait(120)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        server.should_exit = True
+        thread.join(30)
+    assert not thread.is_alive()
+    left = {each.name for each in threading.enumerate() if each not in before}
+    assert not {name for name in left if name.startswith(("motion", "device", "worker"))}
