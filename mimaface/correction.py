@@ -25,10 +25,12 @@ def settle(said: Tensor) -> Tensor:
     """Return a correction [B, F, C + 2, h, w] without small additions.
 
     They blur what is only unsure, and flicker where the network is rounded. Soft shrinkage
-    (D. Donoho, De-noising by soft-thresholding, IEEE Trans. Information Theory 1995).
+    (D. Donoho, De-noising by soft-thresholding, IEEE Trans. Information Theory 1995), with the
+    gradient of the identity: what is too small to be seen, as at the start, can still grow.
     """
     added, displacement = torch.split(said, [said.shape[2] - DISPLACEMENT, DISPLACEMENT], dim=2)
-    return torch.cat([F.softshrink(added, LEAST_ADDED), displacement], dim=2)
+    left_out = (F.softshrink(added, LEAST_ADDED) - added).detach()
+    return torch.cat([added + left_out, displacement], dim=2)
 
 
 def correct(render: Tensor, correction: Tensor) -> Tensor:
