@@ -1,7 +1,6 @@
 // Figures of a running call, from the browser's counters and the server's own figures.
 
 const DISPLAY_MS = 1000 / 60; // A decoded frame waits for the screen's next refresh and is composed.
-const SLOWEST_FPS = 10; // A camera that is just starting says nothing of the frames to come.
 const ROUND_TRIPS = 5; // The median of so many, as one may meet a busy moment.
 /** @type {Stage[]} */
 const STAGES = ["wait", "motion", "queue", "render", "playout", "server"];
@@ -27,7 +26,6 @@ const STAGES = ["wait", "motion", "queue", "render", "playout", "server"];
  * @typedef {object} Latency estimated, in milliseconds
  * @property {number} send encode and pace, in this browser
  * @property {number} network there and back
- * @property {number} frame a driving frame's own length: the server hands it on when the next begins
  * @property {number} server from the driving frame's arrival to the avatar frame's departure, p50
  * @property {number} receive gather, buffer and decode, in this browser
  * @property {number} display one refresh of the screen
@@ -76,7 +74,6 @@ export class Meter {
     const parts = {
       send: meanMs("encodeS", "encoded") + meanMs("pacedS", "packets"),
       network: median(this.#roundTripsMs),
-      frame: 1000 / Math.max(SLOWEST_FPS, server.driving_fps),
       server: server.server_ms.p50,
       receive: meanMs("receiveS", "decoded"),
       display: DISPLAY_MS,

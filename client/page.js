@@ -38,7 +38,6 @@ const HINT = {
 const PART_NAMES = {
   send: "Encode and send",
   network: "Network, there and back",
-  frame: "Server: gather the frame",
   server: "Server: motion and avatar",
   receive: "Receive and decode",
   display: "Screen refresh",

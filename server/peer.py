@@ -83,7 +83,7 @@ class Peer:
         if avatar is not None:
             direction = "sendonly" if live is None else "sendrecv"
             transceiver = self._connection.addTransceiver(avatar, direction=direction)
-            # The H.264 encoder runs at a preset too slow for live video.
+            # VP8 is quick enough in aiortc as it is, H.264 only once it is repaired.
             codecs = RTCRtpSender.getCapabilities("video").codecs
             transceiver.setCodecPreferences(
                 sorted(codecs, key=lambda codec: codec.mimeType not in ("video/VP8", "video/rtx"))
