@@ -4,82 +4,56 @@ import asyncio
 
 from server.broadcast import Broadcast
 from server.tracks import AvatarTrack
-from streaming.backend import LocalBackend
-from streaming.live import LiveSession
-from tests.fakes import Bell, Clock, Extractor, driving_frame, one_rung, paint, portrait
+from tests.fakes import driving_frame, one_rung
+from tests.stage import staged
 
 
 def test_every_viewer_gets_every_frame_and_a_stalled_one_loses_only_its_own() -> None:
-    clock, bell = Clock(), Bell()
-    backend = LocalBackend(paint, clock=clock)
-    live = LiveSession(
-        "test",
-        portrait(10),
-        extractor=Extractor,
-        backend=backend,
-        clock=clock,
-        new_frames=1,
-        ladder=one_rung(fps=0.01),  # nothing is repeated while the test runs
-    )
+    # Nothing is repeated while the test runs.
+    with staged(ladder=one_rung(fps=0.01)) as stage:
 
-    async def script() -> None:
-        broadcast = Broadcast(live)
-        announce = live.on_frame
+        async def script() -> None:
+            broadcast = Broadcast(stage.live)
+            announce = stage.live.on_frame
 
-        def ring() -> None:
-            announce()
-            bell.ring()
+            def ring() -> None:
+                announce()
+                stage.bell.ring()
 
-        live.on_frame = ring
-        watching = [AvatarTrack(broadcast), AvatarTrack(broadcast)]
-        stalled = AvatarTrack(broadcast)
-        for track in (*watching, stalled):
-            await track.recv()
-        made = live.counts()["playout", "out"]
-        for number in range(1, 11):
-            clock.now_s += 200.0
-            live.feed(driving_frame(clock.now_s))
-            for track in watching:
+            stage.live.on_frame = ring
+            watching = [AvatarTrack(broadcast), AvatarTrack(broadcast)]
+            stalled = AvatarTrack(broadcast)
+            for track in (*watching, stalled):
                 await track.recv()
-            assert live.counts()["playout", "out"] == made + number, "pulled once for everybody"
-        assert [track.missed for track in watching] == [0, 0]
-        await stalled.recv()
-        assert stalled.missed == 9
-        for track in watching:
-            assert track.readyState == "live"
+            made = stage.live.counts()["playout", "out"]
+            for number in range(1, 11):
+                stage.clock.now_s += 200.0
+                stage.live.feed(driving_frame(stage.clock.now_s))
+                for track in watching:
+                    await track.recv()
+                assert stage.live.counts()["playout", "out"] == made + number, (
+                    "pulled once for everybody"
+                )
+            assert [track.missed for track in watching] == [0, 0]
+            await stalled.recv()
+            assert stalled.missed == 9
+            for track in watching:
+                assert track.readyState == "live"
 
-    try:
         asyncio.run(asyncio.wait_for(script(), 30))
-    finally:
-        live.close()
-        backend.close()
 
 
 def test_who_joins_later_starts_with_the_newest_frame() -> None:
-    clock = Clock()
-    backend = LocalBackend(paint, clock=clock)
-    live = LiveSession(
-        "test",
-        portrait(10),
-        extractor=Extractor,
-        backend=backend,
-        clock=clock,
-        new_frames=1,
-        ladder=one_rung(),
-    )
+    with staged() as stage:
 
-    async def script() -> None:
-        broadcast = Broadcast(live)
-        first, frame = broadcast.frame_after(0)
-        assert broadcast.frame_after(0) == (first, frame)
-        later, again = broadcast.frame_after(first)
-        assert (later, again is frame) == (first + 1, True)
-        late = AvatarTrack(broadcast)
-        await late.recv()
-        assert late.missed == 0
+        async def script() -> None:
+            broadcast = Broadcast(stage.live)
+            first, frame = broadcast.frame_after(0)
+            assert broadcast.frame_after(0) == (first, frame)
+            later, again = broadcast.frame_after(first)
+            assert (later, again is frame) == (first + 1, True)
+            late = AvatarTrack(broadcast)
+            await late.recv()
+            assert late.missed == 0
 
-    try:
-        asyncio.run(script())
-    finally:
-        live.close()
-        backend.close()
+        asyncio.run(asyncio.wait_for(script(), 30))
