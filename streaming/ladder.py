@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-LOWER_RATES: Final = (25, 20, 15)  # frames a second, once there are no steps left to save
+SMOOTH_FPS: Final = 25  # that few people tell from more: given up before denoising steps are
+LOWER_RATES: Final = (20, 15)  # frames a second, once there are no steps left to save
 
 _WINDOW_S: Final = 1.0
 _UP_AFTER_S: Final = 3.0
@@ -17,9 +18,8 @@ _ROOM: Final = 0.8  # of the load that would be too much; a better rung must fit
 _ENOUGH: Final = 4  # frames to say that there is room, or clips that the rate is not reached
 _PROVEN_S: Final = 60.0  # a rung that held for so long starts with a clean record
 _LONGEST_BAR_S: Final = 300.0
-# A rung with denoising steps need not be faster than this to be worth having; it is left when it
-# falls short by more than a fifth, and taken again when it would be reached.
-_SMOOTH_FPS: Final = 25
+# A rung need not be smoother than smooth to be worth having; it is left when it falls short by
+# more than a fifth, and taken again when it would be reached.
 _SHORTFALL: Final = 0.8
 
 Sample = tuple[float, float]  # now_s, seconds
@@ -38,10 +38,13 @@ def rungs_for(steps: Sequence[int], *, fps: float) -> list[Rung]:
 
     Args:
         steps: denoising steps to choose from, at least one number, in any order.
-        fps: frames per second at best; lower rates come after the fewest steps.
+        fps: frames per second at best; rates that look jerky come after the fewest steps.
     """
-    full = [Rung(steps=each, fps=fps) for each in sorted(set(steps), reverse=True)]
-    return full + [Rung(steps=min(steps), fps=rate) for rate in LOWER_RATES if rate < fps]
+    rates = [fps, SMOOTH_FPS] if fps > SMOOTH_FPS else [fps]
+    smooth = [
+        Rung(steps=each, fps=rate) for each in sorted(set(steps), reverse=True) for rate in rates
+    ]
+    return smooth + [Rung(steps=min(steps), fps=rate) for rate in LOWER_RATES if rate < fps]
 
 
 @dataclass(kw_only=True)
@@ -64,11 +67,12 @@ class Ladder:
 
     The *load* is 1 where the rung is too much: the 95th percentile of the frames' age over the
     deadline, or the time a frame takes over the time there is for it. A rung is left when its load
-    in the last second is more than 1; a single late frame is a hiccup. The rung above is tried
-    after three seconds with room, and the next ones each after another second, so that a session
-    soon has its quality back. If it does not hold, its load tells what it costs over the rung
-    below: it is tried again once the load has fallen so far that it would fit, or else after a
-    while that doubles with every failure.
+    in the last second is more than 1, for the first one below with fewer steps or with a rate that
+    takes enough off; a single late frame is a hiccup. A better rung is tried after three seconds
+    with room, and the next ones each after another second, so that a session soon has its quality
+    back. If it does not hold, its load tells what it costs over the rung below: it is tried again
+    once the load has fallen so far that it would fit, or else after a while that doubles with
+    every failure.
 
     Attributes:
         switches: how often the rung changed.
@@ -133,29 +137,40 @@ class Ladder:
         _forget(self._costs, now_s - _WINDOW_S, keep=0)
         load = self._load(self.rung)
         if load > 1 and self._index + 1 < len(self._rungs):
-            self._note_failure(load, now_s)
-            self._enter(self._index + 1, now_s)
-            self._roomy_since_s = now_s
-            self._load_before_climb = None
+            self._fall(load, now_s)
         elif self._index > 0:
             self._look_up(now_s)
 
+    def _fall(self, load: float, now_s: float) -> None:
+        # Past lower rates that would not be enough either, down to the first or to fewer steps.
+        self._note_failure(self._records[self._index], load, now_s)
+        index = self._index + 1
+        while index + 1 < len(self._rungs) and self._rungs[index].steps == self.rung.steps:
+            load = self._load(self._rungs[index])
+            if load <= 1:
+                break
+            self._note_failure(self._records[index], load, now_s)
+            index += 1
+        self._enter(index, now_s)
+        self._roomy_since_s = now_s
+        self._load_before_climb = None
+
     def _load(self, rung: Rung) -> float:
-        # What the recent frames would be to the rung, if they took as long there.
+        # What the recent frames would be to the rung with as many steps as they had.
         loads = [0.0]
         if len(self._ages) > 1:
             ages = sorted(age_s for _, age_s in self._ages)
             rank = min(math.ceil(0.95 * len(ages)), len(ages) - 1)  # never the oldest one alone
-            loads.append(ages[rank - 1] / self.deadline_s)
+            loads.append(ages[rank - 1] / self.deadline_s * rung.fps / self.rung.fps)
         if len(self._costs) >= _ENOUGH:
             cost_s = statistics.median(cost_s for _, cost_s in self._costs)
-            loads.append(cost_s * _SHORTFALL * min(rung.fps, _SMOOTH_FPS))
+            loads.append(cost_s * _SHORTFALL * min(rung.fps, SMOOTH_FPS))
         return max(loads)
 
-    def _note_failure(self, load: float, now_s: float) -> None:
-        record = self._records[self._index]
+    def _note_failure(self, record: _Record, load: float, now_s: float) -> None:
         if now_s - self._entered_s >= _PROVEN_S:
-            self._records[self._index] = _Record()
+            record.failures = 0
+            record.barred_until_s = float("-inf")
         elif self._load_before_climb is not None:
             record.failures += 1
             bar_s = min(_UP_AFTER_S * 2**record.failures, _LONGEST_BAR_S)
@@ -163,14 +178,21 @@ class Ladder:
             record.ratio = load / self._load_before_climb
 
     def _look_up(self, now_s: float) -> None:
-        record, load = self._records[self._index - 1], self._load(self._rungs[self._index - 1])
-        ratio = record.ratio if now_s < record.barred_until_s else 1.0
-        if load * ratio > _ROOM:
+        # Of the next better steps, or of the same ones, the best rate that fits.
+        steps = self._rungs[self._index - 1].steps
+        better = [i for i in range(self._index) if self._rungs[i].steps == steps]
+        index = next((i for i in better if self._forecast(i, now_s) <= _ROOM), None)
+        if index is None:
             self._roomy_since_s = now_s
         elif len(self._ages) >= _ENOUGH and now_s - self._roomy_since_s >= _UP_AFTER_S:
-            self._enter(self._index - 1, now_s)
+            load = self._load(self._rungs[index])
+            self._enter(index, now_s)
             self._roomy_since_s = now_s - _UP_AFTER_S + _WINDOW_S
             self._load_before_climb = load
+
+    def _forecast(self, index: int, now_s: float) -> float:
+        record, load = self._records[index], self._load(self._rungs[index])
+        return load * record.ratio if now_s < record.barred_until_s else load
 
     def _enter(self, index: int, now_s: float) -> None:
         self._index = index

@@ -29,7 +29,7 @@ from streaming.trace import Trace
 from streaming.types import AvatarFrame, DrivingFrame
 
 FPS: Final = 30
-DEADLINE_S: Final = 0.12  # age of a shown frame; a network and a browser add to it
+DEADLINE_S: Final = 0.15  # age of a shown frame; a network and a browser add to it
 WARM_UP_S: Final = 3  # does not count: caches fill, the ladder finds its place
 WEBCAM_PX: Final = (480, 640)
 PERFORMANCE: Final = 90  # frames, then it starts again

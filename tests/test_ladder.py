@@ -74,10 +74,10 @@ class Simulation:
         return len(self.between(from_s, until_s)) / (until_s - from_s)
 
 
-def test_the_rungs_are_the_steps_and_then_the_rates() -> None:
+def test_a_smooth_rate_goes_before_steps_and_a_jerky_one_after_them() -> None:
     assert rungs_for((0, 1, 4, 2), fps=30) == [
-        *(Rung(steps=steps, fps=30) for steps in (4, 2, 1, 0)),
-        *(Rung(steps=0, fps=fps) for fps in (25, 20, 15)),
+        *(Rung(steps=steps, fps=fps) for steps in (4, 2, 1, 0) for fps in (30, 25)),
+        *(Rung(steps=0, fps=fps) for fps in (20, 15)),
     ]
     assert rungs_for([0], fps=20) == [Rung(steps=0, fps=20), Rung(steps=0, fps=15)]
 
@@ -212,14 +212,21 @@ def test_a_rate_that_is_not_reached_is_as_bad_as_a_late_frame() -> None:
     assert ladder.index == 1
 
 
+def test_a_little_too_much_costs_frames_and_much_too_much_costs_steps() -> None:
+    for late_s, left in ((0.13, Rung(steps=1, fps=25)), (0.16, Rung(steps=0, fps=30))):
+        ladder = Ladder(rungs_for([1, 0], fps=30), deadline_s=DEADLINE_S)
+        show(ladder, late_s, late_s)
+        assert ladder.rung == left
+
+
 def test_what_was_made_on_the_rung_before_does_not_count() -> None:
     ladder = Ladder(rungs_for([2, 1, 0], fps=30), deadline_s=DEADLINE_S)
     now_s = show(ladder, 0.5, 0.5)
-    assert ladder.index == 1
+    assert ladder.rung.steps == 1
     show(ladder, 0.5, 0.5, 0.5, now_s=now_s)  # driven before the switch
-    assert ladder.index == 1
+    assert ladder.rung.steps == 1
     show(ladder, 0.5, 0.5, now_s=now_s + 1)
-    assert ladder.index == 2
+    assert ladder.rung.steps == 0
 
 
 def test_below_the_last_rung_there_is_nothing() -> None:

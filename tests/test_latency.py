@@ -118,7 +118,7 @@ def test_late_frames_take_steps_away_and_room_brings_them_back() -> None:
         for _ in range(4):
             stage.drive()
         stats = stage.live.stats(stage.clock.now_s)
-        assert (stats.rung, stats.steps, stats.most_fps) == (1, 0, 30)
+        assert (stats.rung, stats.steps, stats.most_fps) == (2, 0, 30)
         assert steps == [*[1] * 12, 0, 0]
         is_slow.clear()
         while stage.live.rung.steps == 0:
