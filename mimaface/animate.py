@@ -61,6 +61,15 @@ class Model:
             return None
         return "int8" if self.generator.int8 else str(self.generator.dtype).removeprefix("torch.")
 
+    @property
+    def has_matte(self) -> bool:
+        """Whether the person of every frame can be taken out of it.
+
+        The mesh knows the outline and our generator keeps to it; one that is shown the official
+        face model, without hair and shoulders, draws an outline of its own.
+        """
+        return self.generator is None or self.config.condition == "mesh"
+
     def check_steps(self, steps: int) -> None:
         """Raise an UnsupportedStepsError if the model cannot do this number of steps."""
         if steps not in self.steps:
@@ -224,9 +233,9 @@ def animate(
 
 
 def _draw(model: Model, request: ClipRequest) -> Clip:
-    pixels = render(request.appearance.mesh, request.motion).pixels
-    state = None if model.generator is None else model.generator.remember(request, pixels)
-    return Clip(pixels=pixels, ica=state)
+    drawn = render(request.appearance.mesh, request.motion)
+    state = None if model.generator is None else model.generator.remember(request, drawn.pixels)
+    return Clip(pixels=drawn.pixels, ica=state, matte=drawn.coverage)
 
 
 def _alike(requests: Sequence[ClipRequest]) -> Iterator[list[int]]:

@@ -54,7 +54,7 @@ from mimaface.render import (
     samples_px,
     unproject,
 )
-from mimaface.types import VERTICES, Appearance, Crop, Floats, Motion, Pixels, Reals
+from mimaface.types import VERTICES, Appearance, Crop, Cutout, Floats, Motion, Pixels, Reals
 
 MARGIN: Final = 0.25  # of the crop's side: what lies around the crop may move into it
 RINGS: Final = (0.15, 0.35, 0.55, 0.75, 0.9, 1.0, 1.15, 1.5, 2.5, 5.0, 12.0)  # 0 face, 1 outline
@@ -81,11 +81,16 @@ def encode_photo(
     cropped = picture[crop.top : crop.top + crop.side, crop.left : crop.left + crop.side]
     motion = measure_photo(_resize(cropped, max(size_px, 512)))
     canvas = _canvas(picture, crop, size_px)
+    mesh = _build_mesh(canvas, motion, size_px)
     return Appearance(
         source=_resize(cropped, size_px),
         crop=crop,
         motion=motion,
-        mesh=_build_mesh(canvas, motion, size_px),
+        mesh=mesh,
+        cutout=Cutout(
+            matte=_resize(canvas.sample(mesh.texture[..., 3], _samples(size_px)), size_px),
+            background=_resize(mesh.background, size_px),
+        ),
     )
 
 
@@ -116,6 +121,12 @@ def paste_back(photo: Pixels, appearance: Appearance, avatar: Pixels) -> Pixels:
 def _resize(picture: Pixels, size_px: int) -> Pixels:
     how = cv2.INTER_AREA if picture.shape[0] > size_px else cv2.INTER_CUBIC
     return cv2.resize(picture, (size_px, size_px), interpolation=how)
+
+
+def _samples(size_px: int) -> Reals:
+    # Where the picture is sampled, [S, S, 2] in its pixels.
+    side = samples_px(size_px)
+    return np.stack(np.meshgrid(*2 * [(np.arange(side) + 0.5) * size_px / side]), axis=-1)
 
 
 def _canvas(picture: Pixels, crop: Crop, size_px: int) -> Canvas:
@@ -168,8 +179,7 @@ def _build_mesh(canvas: Canvas, motion: Motion, size_px: int) -> SourceMesh:
         for eye, iris in zip(EYES, IRISES, strict=True)
     )
     background, seen = paint_background(canvas, matte)
-    side = samples_px(size_px)
-    samples = np.stack(np.meshgrid(*2 * [(np.arange(side) + 0.5) * size_px / side]), axis=-1)
+    samples = _samples(size_px)
     skin = skin_tone(canvas, points[:, :2])
     neutral = shut_lips(shape)
     upper_teeth, lower_mouth = (

@@ -41,12 +41,14 @@ def mesh_condition(
         motion: of the frames.
         working_px: side of the pictures that the networks work on, if not the avatar's.
     """
-    pixels = render(appearance.mesh, motion).pixels
+    moved = render(appearance.mesh, motion)
+    pixels = moved.pixels
     shown = pixels if working_px is None else shrink(pixels, working_px)
     return Condition(
         render=to_images(shown),
         signals=pack_motion(motion),
         finer=None if shown is pixels else pixels,
+        matte=moved.coverage,
     )
 
 

@@ -203,6 +203,7 @@ class Generator(nn.Module):
             Clip(
                 pixels=pixels[row],
                 ica=self._leave(request, latents[row], render[row], signals[row]),
+                matte=conditions[row].matte,
             )
             for row, request in enumerate(requests)
         ]

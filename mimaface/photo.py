@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import io
-import warnings
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from mimaface.config import Framing
 from mimaface.errors import (
@@ -19,9 +17,9 @@ from mimaface.errors import (
     UnreadableMediaError,
 )
 from mimaface.motion import measure
+from mimaface.picture import MOST_PX, UNREADABLE, TooLargeError, decode
 from mimaface.types import Crop, Motion, Pixels
 
-MOST_MEGAPIXELS: Final = 8
 SMALLEST_FACE_PX: Final = 96
 DETECTOR_BOX: Final = 1.55  # head units that MediaPipe's face detector spans from brow to chin
 
@@ -41,39 +39,32 @@ def read_photo(photo: Path | bytes | Pixels) -> Pixels:
     if isinstance(photo, np.ndarray):
         if photo.ndim != 3 or photo.shape[2] != 3 or photo.dtype != np.uint8:
             raise ValueError(f"photo must be uint8 [H, W, 3], found {photo.dtype} {photo.shape}")
-        _check_size(photo.shape[1], photo.shape[0])
+        if photo.shape[0] * photo.shape[1] > MOST_PX:
+            raise too_large(photo.shape[1], photo.shape[0])
         return photo
-    name = photo if isinstance(photo, Path) else "the picture"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # checked just below
-            opened = Image.open(
-                photo if isinstance(photo, Path) else io.BytesIO(photo),
-                formats=("JPEG", "PNG", "WEBP"),
-            )
-        with opened as image:
-            _check_size(*image.size)
-            upright = ImageOps.exif_transpose(image)
-            if upright.has_transparency_data:
-                rgba = upright.convert("RGBA")
-                grey = Image.new("RGBA", rgba.size, (128, 128, 128, 255))
-                upright = Image.alpha_composite(grey, rgba)
-            return np.asarray(upright.convert("RGB"))
+        return np.asarray(decode(photo if isinstance(photo, Path) else io.BytesIO(photo)))
     except FileNotFoundError as error:
-        raise UnreadableMediaError(f"{name} does not exist") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UnreadableMediaError(
-            f"{name} cannot be read as a JPEG, PNG or WebP picture: save it as one and try again"
-        ) from error
+        raise UnreadableMediaError(f"{photo!s} does not exist") from error
+    except TooLargeError as error:
+        raise too_large(*error.size) from error
+    except UNREADABLE as error:
+        raise unreadable(photo if isinstance(photo, Path) else "the picture") from error
 
 
-def _check_size(width_px: int, height_px: int) -> None:
-    megapixels = width_px * height_px / 1e6
-    if megapixels > MOST_MEGAPIXELS:
-        raise SourceImageError(
-            f"the photo has {megapixels:.1f} megapixels, at most {MOST_MEGAPIXELS} are taken: "
-            "make it smaller"
-        )
+def too_large(width_px: int, height_px: int) -> SourceImageError:
+    """Return the refusal of a photo that has too many pixels."""
+    return SourceImageError(
+        f"the photo has {width_px * height_px / 1e6:.1f} megapixels, at most {MOST_PX / 1e6:g} are "
+        "taken: make it smaller"
+    )
+
+
+def unreadable(name: Path | str) -> UnreadableMediaError:
+    """Return the refusal of a file that is not a picture."""
+    return UnreadableMediaError(
+        f"{name} cannot be read as a JPEG, PNG or WebP picture: save it as one and try again"
+    )
 
 
 def only_face(picture: Pixels) -> tuple[float, float, float]:

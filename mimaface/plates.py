@@ -25,6 +25,8 @@ MOUTH_TEXELS: Final = (192, 96)
 MOUTH_TEXELS_PER_UNIT: Final = 240.0
 BACKGROUND_LIKENESS: Final = 14  # levels of 255 that a wall may differ from its surroundings
 GRABCUT_SIDE: Final = 384  # pixels; it takes half a second
+DISTINCT: Final = 40  # levels of 255 from which on the colours tell a person from what is behind
+CLEAR: Final = 0.06  # share of the person, or the background, that is nothing but noise
 
 
 @dataclass(frozen=True)
@@ -116,17 +118,40 @@ def paint_background(canvas: Canvas, matte: Pixels) -> tuple[Pixels, Pixels]:
 
 
 def paint_person(canvas: Canvas, matte: Pixels, background: Pixels, oval: Reals) -> Pixels:
-    """Return the person [H', W', 4]: their colours carried on where the background was.
+    """Return the person [H', W', 4]: their own colours up to the edge and on beyond it.
+
+    Around the edge the photo mixes the person with the background. What is known of both, each
+    carried on from where it is alone, says how much of either a texel has: no light of the old
+    background is left on the person, who can be laid over any other.
 
     Where the oval [O, 2] (pixels) of the face misses the cheek, it shows background. That would
     be torn wide open when the head turns, so there too the skin is carried on.
     """
     face = _polygon(matte.shape, canvas.to_texels(oval)) > 0
-    off = np.abs(canvas.rgb.astype(np.int16) - background).max(axis=2)
-    is_wall = face & (off < BACKGROUND_LIKENESS)
-    known = (matte > 24) & ~is_wall
-    colour = np.clip(_fill(canvas.rgb, known.astype(np.float32)), 0, 255).astype(np.uint8)
-    return np.dstack([colour, matte])
+    off = canvas.rgb.astype(np.float32) - background
+    is_wall = face & (np.abs(off).max(axis=2) < BACKGROUND_LIKENESS)
+    reach = max(round(0.004 * max(matte.shape)), 1) * 2 + 1
+    inner = cv2.erode((matte > 250).astype(np.uint8), np.ones((reach, reach), np.uint8)) > 0
+    person = _fill(canvas.rgb, (inner & ~is_wall).astype(np.float32))
+    alpha = np.where(face | inner, matte / np.float32(255), _unmix(matte, off, person - background))
+    # Of the photo itself, as much as is the person's.
+    share = np.where(is_wall, 0, alpha)[..., None]
+    colour = person + share * (canvas.rgb - person)
+    return np.dstack([np.clip(colour, 0, 255), alpha * 255]).astype(np.uint8)
+
+
+def _unmix(matte: Pixels, off: Floats, apart: Floats) -> Floats:
+    """Return the share of the person [H, W] in texels that are `off` the background's colour.
+
+    The person's colour is `apart` from it [H, W, 3]; the less it is, the more the matte decides.
+    """
+    rough = matte / np.float32(255)
+    square = (apart * apart).sum(axis=2)
+    share = (off * apart).sum(axis=2) / np.maximum(square, 1)
+    certain = square / (square + DISTINCT**2)
+    share = np.clip((share - CLEAR) / (1 - 2 * CLEAR), 0, 1)
+    # Where the matte leaves little doubt, something behind may have the person's colour.
+    return np.clip(rough + certain * (share - rough), 3 * rough - 1.65, np.minimum(3 * rough, 1))
 
 
 def paint_lids(canvas: Canvas, points: Reals) -> Pixels:

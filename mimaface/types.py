@@ -183,6 +183,21 @@ class SourceFeatures:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Cutout:
+    """What takes the person of one picture out of it.
+
+    A picture shows the person over the background: alpha * person + (1 - alpha) * background.
+
+    Attributes:
+        matte: uint8 [H, W], 255 where the person is, 0 where only the background shows.
+        background: uint8 [H, W, 3], what shows through where the matte is below 255.
+    """
+
+    matte: Pixels
+    background: Pixels
+
+
+@dataclass(frozen=True, kw_only=True)
 class Appearance:
     """The encoded source image; made once per portrait, shared by every clip.
 
@@ -192,6 +207,7 @@ class Appearance:
         motion: the source's own absolute motion, one frame: the pose and expression of the photo.
         mesh: the source as a textured mesh, ready to be moved.
         features: what the generator reads; None where only the mesh is drawn.
+        cutout: of the source; its background stays while the person moves before it.
     """
 
     source: Pixels
@@ -199,6 +215,7 @@ class Appearance:
     motion: Motion
     mesh: SourceMesh
     features: SourceFeatures | None = None
+    cutout: Cutout | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,11 +242,14 @@ class Condition:
         render: float32 [F, 3, H, W] in [-1, 1], the mesh or the face model moved by it.
         signals: [F, M], what MIA reads of it.
         finer: uint8 [F, .., .., 3], the render at the avatar's size, where that is larger.
+        matte: uint8 [F, .., ..], the person in the render at the avatar's size; None of the face
+            model, which knows no hair and no shoulders.
     """
 
     render: Tensor
     signals: Floats
     finer: Pixels | None = None
+    matte: Pixels | None = None
 
 
 def pack_signals(
@@ -290,7 +310,15 @@ class ClipRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """N avatar frames, uint8 [N, H, W, 3], and the state for the next clip."""
+    """N avatar frames and the state for the next clip.
+
+    Attributes:
+        pixels: uint8 [N, H, W, 3].
+        ica: the state.
+        matte: uint8 [N, H, W], 255 where the person is, 0 where only the background of the
+            appearance's cutout shows; None where the model draws an outline of its own.
+    """
 
     pixels: Pixels
     ica: ICAState | None
+    matte: Pixels | None = None

@@ -86,7 +86,7 @@ class LiveSession:
         # Guards the session, the playout and the ladder, for a few microseconds each time.
         self._lock = threading.Lock()
         self._session = Session(appearance, new_frames=new_frames, steps=ladder.rung.steps)
-        still = AvatarFrame(time_s=clock(), pixels=appearance.source)
+        still = AvatarFrame(time_s=clock(), pixels=appearance.source, cutout=appearance.cutout)
         self._playout = Playout(still, new_frames=new_frames)
 
         # When there last was a reason to move: a face, a first driving frame, another portrait.
@@ -156,7 +156,7 @@ class LiveSession:
             now_s = self._clock()
             if self._arrived_s is not None:
                 self._awake_s = now_s  # it has to be made once to be shown
-            still = AvatarFrame(time_s=now_s, pixels=appearance.source)
+            still = AvatarFrame(time_s=now_s, pixels=appearance.source, cutout=appearance.cutout)
             self._playout.change_still(still)
 
     def state(self, now_s: float) -> State:

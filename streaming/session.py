@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
 
-from mimaface.types import Appearance, Clip, ClipRequest, ICAState, Motion
+from mimaface.types import Appearance, Clip, ClipRequest, Cutout, ICAState, Motion
 from streaming.types import AvatarFrame
 
 
@@ -58,8 +60,13 @@ class Session:
         if request.appearance is self._appearance and (clip.ica is not None or request.steps):
             self._ica = clip.ica
         frames = [
-            AvatarFrame(time_s=float(time_s), pixels=pixels)
-            for time_s, pixels in zip(request.motion.time_s, clip.pixels, strict=True)
+            AvatarFrame(time_s=float(time_s), pixels=pixels, cutout=cutout)
+            for time_s, pixels, cutout in zip(
+                request.motion.time_s,
+                clip.pixels,
+                _cutouts(request.appearance.cutout, clip),
+                strict=True,
+            )
         ]
         return frames, self._next_request()
 
@@ -101,3 +108,10 @@ class Session:
         )
         self._waiting.clear()
         return self._in_flight
+
+
+def _cutouts(still: Cutout | None, clip: Clip) -> Sequence[Cutout | None]:
+    # The source's, whose person has moved; its background is the same for every frame.
+    if still is None or clip.matte is None:
+        return [None] * len(clip.pixels)
+    return [replace(still, matte=matte) for matte in clip.matte]

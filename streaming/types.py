@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mimaface.types import Pixels
+from mimaface.types import Cutout, Pixels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,9 @@ class AvatarFrame:
     Attributes:
         time_s: time of the driving frame it shows.
         pixels: uint8 [H, W, 3].
+        cutout: takes the person out of it; None where the model draws an outline of its own.
     """
 
     time_s: float
     pixels: Pixels
+    cutout: Cutout | None = None

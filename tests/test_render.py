@@ -119,7 +119,8 @@ def test_the_background_stays_where_it_is(appearance: Appearance) -> None:
     still, turned = (draw(appearance, pose(turn=turn)) for turn in ((0, 0, 0), (0.1, 0.4, 0.1)))
     behind = (still.coverage[0] == 0) & (turned.coverage[0] == 0)
     assert behind.mean() > 0.15
-    assert (still.pixels[0][behind] == turned.pixels[0][behind]).all()
+    # A level, where the person has less of a pixel than one in 255.
+    assert np.abs(still.pixels[0].astype(int) - turned.pixels[0])[behind].max() <= 1
 
 
 def test_shoulders_rest_while_the_head_turns(appearance: Appearance) -> None:

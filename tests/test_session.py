@@ -1,9 +1,11 @@
 """Cutting motion into clips."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from mimaface.types import Clip, ClipRequest
+from mimaface.types import Clip, ClipRequest, Cutout
 from streaming.session import Session
 from tests.fakes import absolute_motion, paint, portrait, relative_motion
 
@@ -37,6 +39,28 @@ def test_frames_carry_the_times_of_their_motion() -> None:
     frames, due = session.complete(clip_for(request))
     assert [frame.time_s for frame in frames] == [0.5, 0.6]
     assert due is None
+
+
+def test_frames_carry_the_matte_of_the_clip_and_the_background_of_the_portrait() -> None:
+    background = np.full((64, 64, 3), 7, np.uint8)
+    cutout = Cutout(matte=np.zeros((64, 64), np.uint8), background=background)
+    session = Session(replace(portrait(10), cutout=cutout), new_frames=1)
+    request = session.push(relative_motion(0.0))
+    assert request is not None
+    matte = np.full((1, 64, 64), 200, np.uint8)
+    [frame], _ = session.complete(replace(clip_for(request), matte=matte))
+    assert frame.cutout is not None
+    np.testing.assert_array_equal(frame.cutout.matte, matte[0])
+    assert frame.cutout.background is background
+
+
+def test_a_clip_without_a_matte_gives_frames_that_cannot_be_cut_out() -> None:
+    cutout = Cutout(matte=np.zeros((64, 64), np.uint8), background=np.zeros((64, 64, 3), np.uint8))
+    session = Session(replace(portrait(10), cutout=cutout), new_frames=1)
+    request = session.push(relative_motion(0.0))
+    assert request is not None
+    [frame], _ = session.complete(clip_for(request))
+    assert frame.cutout is None
 
 
 def test_second_clip_starts_from_the_carried_state() -> None:
