@@ -1,15 +1,19 @@
 # `make serve` runs the live avatar, `make test` runs every check. Both install what they need
 # into .venv first, once, in the versions of constraints.txt. PYTHON=... names another Python.
+# `make install` does that alone; docker/ runs it with EXTRAS=server.
 
 PYTHON ?= $(shell for name in python3.11 python3.12 python3; do \
   "$$name" --version >/dev/null 2>&1 && echo "$$name" && break; done)
 BIN := .venv/bin
 INSTALLED := .venv/installed
+EXTRAS ?= server,dev
 
-.PHONY: serve test
+.PHONY: serve test install
 
 serve: $(INSTALLED)
 	$(BIN)/python -m server $(ARGS)
+
+install: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -27,5 +31,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@echo "Installing into .venv, once; this takes a few minutes."
 	"$(PYTHON)" -m venv --clear .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-	  --editable '.[server,dev]'
+	  --editable '.[$(EXTRAS)]'
 	@touch $@

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from http import HTTPStatus
 from typing import Final
 
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 _RETRY_AFTER_S: Final = 5
+GENERATED: Final = {"X-AI-Generated": "true"}  # on what brings an avatar
 _MEDIA_PATHS: Final = ("/v1/whip/", "/v1/whep/")
 
 
@@ -23,17 +25,25 @@ def media_type(request: Request) -> str:
     return request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
 
 
-async def read_body(request: Request, limit: int) -> bytes:
+async def read_body(request: Request, limit: int, *, within_s: float = 10.0) -> bytes:
     """Return the body of a request.
 
     Raises:
-        HTTPException: it is longer than `limit` bytes.
+        HTTPException: it is longer than `limit` bytes, or does not come in time or at all.
     """
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise HTTPException(413, f"This is too large: at most {limit:,} bytes are taken.")
+    try:
+        async with asyncio.timeout(within_s):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit:
+                    raise HTTPException(
+                        413, f"This is too large: at most {limit:,} bytes are taken."
+                    )
+    except ClientDisconnect as error:
+        raise HTTPException(400, "The rest of this never came.") from error
+    except TimeoutError as error:
+        raise HTTPException(408, f"This did not come within {within_s:g} seconds.") from error
     return bytes(body)
 
 

@@ -9,8 +9,9 @@ from PIL import Image
 
 from mimaface.animate import Model, encode_source
 from mimaface.photo import built_in_portraits
-from mimaface.types import Appearance
+from mimaface.types import Appearance, Pixels
 from server.auth import new_id
+from server.decoding import decode_apart
 from server.registry import Source
 from streaming.backend import LocalBackend
 
@@ -35,7 +36,7 @@ def encode_upload(model: Model, backend: LocalBackend, photo: bytes) -> Source:
     Raises:
         UnreadableMediaError, SourceImageError: it cannot be a portrait.
     """
-    appearance = _encode(model, backend, photo)
+    appearance = _encode(model, backend, decode_apart(photo))
     picture = io.BytesIO()
     Image.fromarray(appearance.source).save(picture, "JPEG", quality=90)
     return Source(
@@ -47,5 +48,5 @@ def encode_upload(model: Model, backend: LocalBackend, photo: bytes) -> Source:
     )
 
 
-def _encode(model: Model, backend: LocalBackend, photo: Path | bytes) -> Appearance:
+def _encode(model: Model, backend: LocalBackend, photo: Path | Pixels) -> Appearance:
     return encode_source(model, photo, on_device=lambda read: backend.call(read).result())

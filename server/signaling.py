@@ -12,6 +12,10 @@ from typing import Final
 MAX_OFFER_BYTES: Final = 64 * 1024
 MAX_CANDIDATES: Final = 64
 MAX_MEDIA: Final = 3
+_MAX_LINE_CHARS: Final = 1024
+
+# Their addresses hold IPv4 ones, which may be private: NAT64 and 6to4.
+_TRANSLATED: Final = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "2002::/16")))
 
 # Without a hint Chromium starts at 0.3 Mbps and shrinks the picture for most of a minute.
 _START_KBPS: Final = 2000
@@ -31,6 +35,8 @@ def accept_offer(offer: str) -> str:
     if "\0" in offer or not offer.startswith("v=0"):
         raise OfferError("This is not a session description.")
     lines = offer.splitlines()
+    if max(map(len, lines)) > _MAX_LINE_CHARS:
+        raise OfferError(f"A line of an offer may have {_MAX_LINE_CHARS} characters.")
     media = [line.split()[0] for line in lines if line.startswith("m=")]
     if len(media) > MAX_MEDIA:
         raise OfferError(f"An offer may have {MAX_MEDIA} media sections, found {len(media)}.")
@@ -52,13 +58,26 @@ def accept_offer(offer: str) -> str:
     return "\r\n".join(kept) + "\r\n"
 
 
+def wants_sound(offer: str) -> bool:
+    """Return whether an offer asks for the driver's voice back, which a page does not."""
+    audio = [section for section in offer.split("\nm=") if section.startswith("audio")]
+    return any(not re.search(r"^a=(sendonly|inactive)", part, re.MULTILINE) for part in audio)
+
+
 def is_reachable(line: str) -> bool:
-    """Return whether a candidate's line names an address that the server may contact."""
+    """Return whether a candidate's line names an address that the server may contact.
+
+    It sends packets there before anybody proved to be there, so whoever makes an offer could have
+    it knock at its neighbours' doors: only public addresses are taken. A peer nearby contacts the
+    server, which then answers whatever its address is.
+    """
     # a=candidate:<foundation> <component> <protocol> <priority> <address> <port> typ <type> ...
     parts = line.split()
     if len(parts) < 8 or parts[2].lower() != "udp" or parts[6] != "typ":
         return False
     if parts[7] not in ("host", "srflx", "relay"):
+        return False
+    if not re.fullmatch(r"[1-9][0-9]{0,4}", parts[5]) or int(parts[5]) > 65535:
         return False
     try:
         address = ipaddress.ip_address(parts[4])
@@ -66,7 +85,9 @@ def is_reachable(line: str) -> bool:
         return False  # a name: mDNS costs a second and may ask the network for anything
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
-    return not (address.is_multicast or address.is_unspecified or address.is_link_local)
+    return address.is_global and not (
+        address.is_multicast or any(address in network for network in _TRANSLATED)
+    )
 
 
 def require_rtcp_mux(answer: str) -> str:
@@ -76,6 +97,13 @@ def require_rtcp_mux(answer: str) -> str:
     who does not know it in an answer passes over it.
     """
     return re.sub(r"^a=rtcp-mux\r?$", "a=rtcp-mux\r\na=rtcp-mux-only\r", answer, flags=re.MULTILINE)
+
+
+def declare_generated(answer: str) -> str:
+    """Return the answer saying to people and programs that the video in it is generated."""
+    return re.sub(
+        r"^(s=.*?)\r?$", r"\1\r\ni=AI-generated video\r", answer, count=1, flags=re.MULTILINE
+    )
 
 
 def raise_uplink_bitrate(answer: str) -> str:

@@ -1,25 +1,20 @@
 """The real server over HTTP and WebRTC."""
 
 import asyncio
-import fractions
 import io
-import json
 import os
 import re
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import av
 import httpx
 import numpy as np
 import pytest
-from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
-from aiortc.mediastreams import MediaStreamTrack
 from PIL import Image
 
 from mimaface.animate import load
@@ -27,6 +22,7 @@ from mimaface.types import Pixels
 from mimaface.video import VideoReader
 from server.config import ServerConfig
 from server.services import offered_steps
+from tests.page import Page, call
 from tests.serving import serving
 
 MAX_SESSIONS = 2
@@ -36,7 +32,13 @@ MAX_SESSIONS = 2
 def url() -> Iterator[str]:
     # However slow the machine is, the tests get their sessions.
     with serving(
-        ServerConfig(max_sessions=MAX_SESSIONS, size_px=256, steps=0, admission_fps=0)
+        ServerConfig(
+            max_sessions=MAX_SESSIONS,
+            size_px=256,
+            steps=0,
+            admission_fps=0,
+            requests_per_min=10_000,
+        )
     ) as url:
         yield url
 
@@ -101,7 +103,9 @@ def test_the_page_and_its_parts_are_served_for_this_origin_alone(client: httpx.C
 def test_nothing_else_is_served(url: str, path: str) -> None:
     host, port = url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), 20) as plain:  # a client would tidy the path
-        plain.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        plain.sendall(
+            f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
+        )
         answer = b"".join(iter(lambda: plain.recv(65536), b""))
     assert answer.startswith(b"HTTP/1.1 404 ")
 
@@ -339,74 +343,6 @@ def test_an_unusable_offer_is_refused_and_the_session_stays(
 
 
 # Calls
-
-
-class Webcam(MediaStreamTrack):
-    """Plays the driver's pictures again and again."""
-
-    kind = "video"
-
-    def __init__(self, pictures: list[Pixels]) -> None:
-        super().__init__()
-        self._pictures = pictures
-        self._count = 0
-
-    async def recv(self) -> av.VideoFrame:
-        await asyncio.sleep(1 / 30)
-        picture = self._pictures[self._count % len(self._pictures)]
-        frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-        frame.pts, frame.time_base = self._count * 3000, fractions.Fraction(1, 90000)
-        self._count += 1
-        return frame
-
-
-class Page:
-    """What the browser does in a call."""
-
-    def __init__(self, pictures: list[Pixels]) -> None:
-        self.connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
-        self.avatar: asyncio.Future[MediaStreamTrack] = asyncio.get_running_loop().create_future()
-        self.is_closed = asyncio.Event()
-        self.messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        self.connection.on("track", self.avatar.set_result)
-        self.connection.on("connectionstatechange", self._follow)
-        self.connection.addTransceiver(Webcam(pictures), direction="sendrecv")
-        channel = self.connection.createDataChannel("ctrl")
-        channel.on("message", lambda text: self.messages.put_nowait(json.loads(text)))
-
-    def _follow(self) -> None:
-        if self.connection.connectionState in ("closed", "failed"):
-            self.is_closed.set()
-
-    async def call(self, client: httpx.AsyncClient, session: str) -> None:
-        await self.connection.setLocalDescription(await self.connection.createOffer())
-        answered = await client.post(
-            f"{session}/rtc",
-            content=self.connection.localDescription.sdp,
-            headers={"Content-Type": "application/sdp"},
-        )
-        assert answered.status_code == 201
-        assert answered.headers["Content-Type"].startswith("application/sdp")
-        await self.connection.setRemoteDescription(RTCSessionDescription(answered.text, "answer"))
-
-    async def frame(self) -> Pixels:
-        frame = await (await self.avatar).recv()
-        assert isinstance(frame, av.VideoFrame)
-        return frame.to_ndarray(format="rgb24").astype(np.uint8)
-
-    async def message(self, **wanted: str) -> dict[str, Any]:
-        while True:
-            message = await self.messages.get()
-            if wanted.items() <= message.items():
-                return message
-
-
-def call(url: str, script: Callable[[httpx.AsyncClient], Awaitable[None]]) -> None:
-    async def main() -> None:
-        async with asyncio.timeout(60), httpx.AsyncClient(base_url=url, timeout=60) as client:
-            await script(client)
-
-    asyncio.run(main())
 
 
 def test_a_webcam_drives_a_portrait(url: str, session: str, driver: list[Pixels]) -> None:

@@ -2,7 +2,12 @@
 
 import pytest
 
-from server.signaling import OfferError, accept_offer, raise_uplink_bitrate
+from server.signaling import (
+    OfferError,
+    accept_offer,
+    declare_generated,
+    raise_uplink_bitrate,
+)
 
 OFFER = """v=0
 o=- 1 1 IN IP4 0.0.0.0
@@ -14,7 +19,7 @@ a=mid:0
 a=ice-ufrag:abcd
 a=ice-pwd:abcdefghijklmnopqrstuv
 a=fingerprint:sha-256 00:11
-a=candidate:1 1 udp 2113937151 192.0.2.1 5000 typ host
+a=candidate:1 1 udp 2113937151 8.8.8.8 5000 typ host
 a=end-of-candidates
 m=application 9 UDP/DTLS/SCTP webrtc-datachannel
 a=mid:1
@@ -22,7 +27,7 @@ a=mid:1
 
 
 def with_candidate(text: str) -> str:
-    return OFFER.replace("1 1 udp 2113937151 192.0.2.1 5000 typ host", text)
+    return OFFER.replace("1 1 udp 2113937151 8.8.8.8 5000 typ host", text)
 
 
 def test_a_good_offer_keeps_its_candidate_and_an_open_end() -> None:
@@ -39,8 +44,19 @@ def test_a_good_offer_keeps_its_candidate_and_an_open_end() -> None:
         "1 1 udp 1 169.254.169.254 80 typ host",
         "1 1 udp 1 224.0.0.251 5353 typ host",
         "1 1 udp 1 0.0.0.0 5000 typ host",
-        "1 1 udp 1 192.0.2.1 5000 typ prflx",
-        "1 1 udp 1 192.0.2.1 5000",
+        "1 1 udp 1 127.0.0.1 80 typ host",
+        "1 1 udp 1 10.0.0.1 80 typ host",
+        "1 1 udp 1 192.168.1.1 80 typ srflx raddr 0.0.0.0 rport 0",
+        "1 1 udp 1 100.64.0.1 80 typ host",
+        "1 1 udp 1 fd00:ec2::254 80 typ host",
+        "1 1 udp 1 ::ffff:10.0.0.1 80 typ host",
+        "1 1 udp 1 64:ff9b::a00:1 80 typ host",
+        "1 1 udp 1 2002:a00:1::1 80 typ host",
+        "1 1 udp 1 8.8.8.8 0 typ host",
+        "1 1 udp 1 8.8.8.8 65536 typ host",
+        "1 1 udp 1 8.8.8.8 \u0665 typ host",
+        "1 1 udp 1 8.8.8.8 5000 typ prflx",
+        "1 1 udp 1 8.8.8.8 5000",
         "",
     ],
 )
@@ -51,9 +67,9 @@ def test_candidates_the_server_must_not_contact_are_removed(candidate: str) -> N
 @pytest.mark.parametrize(
     "candidate",
     [
-        "1 1 UDP 1 192.0.2.1 5000 typ srflx raddr 0.0.0.0 rport 0",
-        "1 1 udp 1 2001:db8::1 5000 typ host",
-        "1 1 udp 1 192.0.2.1 5000 typ relay raddr 0.0.0.0 rport 0",
+        "1 1 UDP 1 8.8.8.8 5000 typ srflx raddr 0.0.0.0 rport 0",
+        "1 1 udp 1 2606:4700::1111 5000 typ host",
+        "1 1 udp 1 8.8.8.8 5000 typ relay raddr 0.0.0.0 rport 0",
     ],
 )
 def test_other_candidates_are_kept(candidate: str) -> None:
@@ -69,6 +85,7 @@ def test_other_candidates_are_kept(candidate: str) -> None:
         (OFFER.replace("m=video", "m=audio"), "needs one video section, found 0"),
         (OFFER + "m=video 9 UDP/TLS/RTP/SAVPF 96\r\n", "needs one video section, found 2"),
         (OFFER + "m=audio 9 UDP/TLS/RTP/SAVPF 0\r\n" * 2, "3 media sections, found 4"),
+        (OFFER + f"a=x:{'x' * 1024}\r\n", "1024 characters"),
         (OFFER.replace("a=fingerprint", "a=x"), "no a=fingerprint"),
         (OFFER.replace("a=ice-ufrag", "a=x"), "no a=ice-ufrag"),
         (OFFER.replace("a=ice-pwd", "a=x"), "no a=ice-pwd"),
@@ -87,3 +104,8 @@ def test_the_answer_asks_for_a_good_picture_at_once() -> None:
         "a=fmtp:97 x-google-start-bitrate=2000;x-google-min-bitrate=600\r\n"
         "a=rtpmap:99 H264/90000\r\na=mid:0\r\n"
     )
+
+
+def test_the_answer_says_that_the_video_is_generated() -> None:
+    answer = "v=0\r\no=- 1 1 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\nm=video 9 X 97\r\na=x\r\ns=-\r\n"
+    assert declare_generated(answer) == answer.replace("s=-", "s=-\r\ni=AI-generated video", 1)
