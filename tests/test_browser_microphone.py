@@ -1,0 +1,115 @@
+"""A real Chromium's microphone: off until it is wanted, then heard by who watches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from mimaface.photo import built_in_portraits
+from tests.browser_setup import find_chromium, launch, moving_face, run_server, write_webcam_clip
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(find_chromium() is None, reason="no Chromium on this machine"),
+]
+
+VIEWER = """
+/** Watch this page's call as somebody else would. */
+window.watch = async () => {
+  const overlay = new URL(document.getElementById("overlay-url").value);
+  window.viewer = new RTCPeerConnection();
+  for (const kind of ["audio", "video"]) viewer.addTransceiver(kind, { direction: "recvonly" });
+  await viewer.setLocalDescription();
+  while (viewer.iceGatheringState !== "complete") {
+    await new Promise((resolve) => {
+      viewer.addEventListener("icegatheringstatechange", resolve, { once: true });
+    });
+  }
+  const token = overlay.hash.replace("#t=", "");
+  const answer = await fetch(`/v1/whep/${overlay.searchParams.get("session")}`, {
+    method: "POST",
+    headers: { Authorization: `Bearer ${token}`, "Content-Type": "application/sdp" },
+    body: viewer.localDescription.sdp,
+  });
+  await viewer.setRemoteDescription({ type: "answer", sdp: await answer.text() });
+  window.ear = new Audio();
+  ear.srcObject = new MediaStream([viewer.getReceivers()[0].track]);
+  await ear.play();
+};
+/** Listen for some packets of 20 ms; the energy they add. */
+window.loudness = async (packets) => {
+  const read = async () =>
+    [...(await viewer.getStats()).values()].find(
+      ({ type, kind }) => type === "inbound-rtp" && kind === "audio",
+    ) ?? { packetsReceived: 0, totalAudioEnergy: 0 };
+  const first = await read();
+  let last = first;
+  while (last.packetsReceived < first.packetsReceived + packets) {
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    last = await read();
+  }
+  return last.totalAudioEnergy - first.totalAudioEnergy;
+};
+"""
+
+
+@pytest.fixture(scope="module")
+def server_url() -> Iterator[str]:
+    with run_server("--size-px", "256", "--steps", "0") as server:
+        yield server.url
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """Its microphone beeps once a second."""
+    webcam = tmp_path_factory.mktemp("webcam") / "face.mjpeg"
+    write_webcam_clip(webcam, moving_face(built_in_portraits()[0], frames=60))
+    with sync_playwright() as playwright:
+        browser = launch(playwright, f"--use-file-for-fake-video-capture={webcam}")
+        yield browser
+        browser.close()
+
+
+def go_live(browser: Browser, url: str, *permissions: str) -> Page:
+    page = browser.new_context(permissions=permissions).new_page()
+    page.add_init_script(VIEWER)
+    page.goto(url)
+    expect(page.locator("#start")).to_be_enabled()
+    page.click("#start")
+    expect(page.locator("#status")).to_have_text("Live", timeout=20_000)
+    return page
+
+
+def test_the_voice_is_heard_while_the_microphone_is_on_and_only_then(
+    browser: Browser, server_url: str
+) -> None:
+    page = go_live(browser, server_url, "camera", "microphone")
+    microphone = page.get_by_role("button", name="Microphone")
+    expect(microphone).to_have_attribute("aria-pressed", "false")
+    page.evaluate("watch()")
+    silence = page.evaluate("loudness(75)")
+    page.keyboard.press("m")
+    expect(microphone).to_have_attribute("aria-pressed", "true")
+    beeps = page.evaluate("loudness(150)")
+    microphone.click()
+    expect(microphone).to_have_attribute("aria-pressed", "false")
+    page.evaluate("loudness(50)")  # what was still on its way
+    muted = page.evaluate("loudness(100)")
+    assert beeps > 1e-4
+    assert silence < beeps / 1000
+    assert muted < beeps / 1000
+    page.context.close()
+
+
+def test_a_microphone_that_is_not_allowed_stays_off_and_the_call_goes_on(
+    browser: Browser, server_url: str
+) -> None:
+    page = go_live(browser, server_url, "camera")
+    microphone = page.get_by_role("button", name="Microphone")
+    microphone.click()
+    expect(page.get_by_role("alert")).to_contain_text("The microphone is blocked")
+    expect(microphone).to_have_attribute("aria-pressed", "false")
+    expect(page.locator("#status")).to_have_text("Live")
+    page.context.close()
