@@ -16,6 +16,8 @@
  * @property {string} id
  * @property {string} url
  * @property {RTCIceServer[]} ice_servers
+ * @property {string} public_id its name towards viewers
+ * @property {{publish: string, watch: string, control: string}} tokens
  */
 
 /** A request the server refused; the message is meant for the person at the page. */
@@ -49,7 +51,7 @@ async function request(url, options) {
   if (response.ok) return response;
   const body = await response.json().catch(() => ({}));
   throw new ServerError(
-    body.error ?? `The server answered ${response.status}.`,
+    body.error ?? body.detail ?? `The server answered ${response.status}.`,
     response.status,
     Number(response.headers.get("Retry-After") ?? 0) * 1000,
   );
@@ -105,4 +107,43 @@ export async function exchangeSdp(session, offer, signal) {
 export function deleteSession(session) {
   // keepalive lets the request outlive a page that is being closed.
   fetch(session.url, { method: "DELETE", keepalive: true }).catch(() => {});
+}
+
+/**
+ * @param {string} url of a WHEP endpoint
+ * @param {string} token that opens it
+ * @param {AbortSignal} signal
+ * @returns {Promise<RTCIceServer[]>} the STUN and TURN servers to use with it
+ */
+export async function fetchIceServers(url, token, signal) {
+  const headers = { Authorization: `Bearer ${token}` };
+  const { headers: answered } = await request(url, { method: "OPTIONS", headers, signal });
+  const links = (answered.get("Link") ?? "").matchAll(/<([^>]+)>; rel="ice-server"([^<]*)/g);
+  return [...links].map(([, urls, parameters]) => {
+    const parameter = (name) => parameters.match(new RegExp(`; ${name}="([^"]*)"`))?.[1];
+    return { urls, username: parameter("username"), credential: parameter("credential") };
+  });
+}
+
+/**
+ * @param {string} url of a WHEP endpoint
+ * @param {string} token that opens it
+ * @param {string} offer SDP with all its candidates
+ * @param {AbortSignal} signal
+ * @returns {Promise<{answer: string, leg: string}>} the answer's SDP, and the URL that ends it
+ */
+export async function startLeg(url, token, offer, signal) {
+  const headers = { Authorization: `Bearer ${token}`, "Content-Type": "application/sdp" };
+  const response = await request(url, { method: "POST", headers, body: offer, signal });
+  const leg = new URL(response.headers.get("Location"), response.url).href;
+  return { answer: await response.text(), leg };
+}
+
+/**
+ * @param {string} leg URL of what `startLeg` started
+ * @param {string} token
+ */
+export function endLeg(leg, token) {
+  const headers = { Authorization: `Bearer ${token}` };
+  fetch(leg, { method: "DELETE", headers, keepalive: true }).catch(() => {});
 }

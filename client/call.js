@@ -1,17 +1,24 @@
-// The call: one session on the server, one peer connection at a time, one data channel. It keeps
-// itself up when the network changes or the server restarts. It knows nothing of the page.
+// The call: one session on the server, one peer connection at a time, one data channel; where no
+// peer connection comes up, a WebSocket instead of both. It keeps itself up when the network changes
+// or the server restarts. It knows nothing of the page.
 
 import { createSession, deleteSession, exchangeSdp } from "./api.js";
+import {
+  BACKOFF_MS,
+  JITTER_MS,
+  UnreachableError,
+  established,
+  gathered,
+  lost,
+  waitOrOnline,
+} from "./connection.js";
 import { Meter } from "./meter.js";
+import { SocketPeer } from "./socket.js";
 
-/** Waits before each attempt to reconnect; after the last one the call gives up. */
-const BACKOFF_MS = [0, 300, 1200, 2700, 4800, 7000, 7000, 7000, 7000, 7000];
-const JITTER_MS = 1000; // Keeps the callers of a restarted server from coming back all at once.
 const STABLE_MS = 5000; // A connection lost earlier than this is not retried without a wait.
-const GATHER_MS = 3000; // An unreachable STUN server must not hold the offer back for longer.
-const ESTABLISH_MS = 10_000;
-const DISCONNECTED_MS = 3000; // Shorter interruptions heal by themselves.
 const PING_MS = 1000;
+
+const VOICELESS = "This network lets the picture through, but not your voice.";
 
 /**
  * @typedef {"waiting" | "calibrating" | "live" | "lost" | "paused"} AvatarState
@@ -20,28 +27,35 @@ const PING_MS = 1000;
  * - "avatar", detail MediaStream: the avatar's video, new with each connection;
  * - "connected" and "reconnecting";
  * - "state", detail {state: AvatarState, calibration: number from 0 to 1};
- * - "figures", detail {import("./meter.js").Figures}: about once a second;
+ * - "figures", detail {import("./meter.js").Figures & {connection: string}}: about once a second,
+ *   with the name of what the call goes over;
  * - "refused", detail string: the server could not do what was asked; the call goes on;
+ * - "voiceless", detail string: the microphone was on, and what the call now goes over has no sound;
  * - "failed", detail string: the call could not be brought back and is over.
  */
 export class Call extends EventTarget {
   #source;
   #camera;
+  /** @type {MediaStreamTrack | null} */
+  #microphone = null;
   #isPaused = false;
   #ended = new AbortController();
   /** @type {import("./api.js").Session | null} */
   #session = null;
-  /** @type {RTCPeerConnection | null} */
+  /** @type {RTCPeerConnection | SocketPeer | null} */
   #peer = null;
-  /** @type {RTCDataChannel | null} */
+  /** @type {RTCDataChannel | SocketPeer | null} */
   #ctrl = null;
+  #usesSocket;
 
   /**
    * @param {string} source id of the portrait
    * @param {MediaStreamTrack} camera
+   * @param {{usesSocket?: boolean}} [options] usesSocket: try no peer connection at all
    */
-  constructor(source, camera) {
+  constructor(source, camera, { usesSocket = false } = {}) {
     super();
+    this.#usesSocket = usesSocket;
     this.#source = source;
     this.#camera = camera;
   }
@@ -73,6 +87,12 @@ export class Call extends EventTarget {
     this.#send({ type: "recalibrate" });
   }
 
+  /** @returns {string} address that shows this call's avatar to who has it, from "connected" on */
+  get overlayUrl() {
+    const { public_id, tokens } = this.#session;
+    return new URL(`/overlay?session=${public_id}#t=${tokens.watch}`, location.href).href;
+  }
+
   /** @param {boolean} isPaused */
   setPaused(isPaused) {
     this.#isPaused = isPaused;
@@ -89,6 +109,17 @@ export class Call extends EventTarget {
   async setCamera(camera) {
     this.#camera = camera;
     await this.#peer?.getSenders()[0]?.replaceTrack(camera);
+  }
+
+  /**
+   * @param {MediaStreamTrack | null} microphone null to send no sound
+   * @throws {Error} the call goes over something that has no sound
+   */
+  async setMicrophone(microphone) {
+    if (microphone && this.#usesSocket) throw new Error(VOICELESS);
+    this.#microphone = microphone;
+    if (this.#peer?.connectionState === "closed") return; // The next one takes it along.
+    await this.#peer?.getSenders()[1]?.replaceTrack(microphone);
   }
 
   async #stayUp() {
@@ -129,29 +160,19 @@ export class Call extends EventTarget {
     throw failure;
   }
 
-  /** Make one peer connection, in place of the one before. */
+  /** Make one connection, in place of the one before. */
   async #connect() {
     const { signal } = this.#ended;
     this.#peer?.close();
     const isKnown = this.#session !== null;
     this.#session ??= await createSession(this.#source, signal);
-
-    const peer = new RTCPeerConnection({ iceServers: this.#session.ice_servers });
-    this.#peer = peer;
-    this.#ctrl = peer.createDataChannel("ctrl");
-    const { receiver } = addVideo(peer, this.#camera);
-    this.#listen(this.#ctrl, peer);
     try {
-      await peer.setLocalDescription();
-      await gathered(peer, signal);
-      const sdp = await exchangeSdp(this.#session, peer.localDescription.sdp, signal);
-      await peer.setRemoteDescription({ type: "answer", sdp });
-      this.#emit("avatar", new MediaStream([receiver.track]));
-      await established(peer, this.#ctrl, signal);
+      await (this.#usesSocket ? this.#connectSocket(signal) : this.#connectPeer(signal));
     } catch (error) {
-      peer.close();
-      if (error.status !== 404 || !isKnown) throw error;
-      this.#session = null; // The server has forgotten it: we were away for too long.
+      this.#peer.close();
+      if (error instanceof UnreachableError) this.#usesSocket = true; // For the rest of the call.
+      else if (error.status !== 404 || !isKnown) throw error;
+      else this.#session = null; // The server has forgotten it: we were away for too long.
       return this.#connect();
     }
     // Catch up on what was chosen while the connection was down.
@@ -160,9 +181,35 @@ export class Call extends EventTarget {
     this.#emit("connected");
   }
 
+  /** @param {AbortSignal} signal */
+  async #connectSocket(signal) {
+    const peer = new SocketPeer(this.#session, this.#camera, signal);
+    this.#peer = this.#ctrl = peer;
+    this.#listen(peer, peer);
+    this.#emit("avatar", await peer.opened());
+    if (this.#microphone) this.#emit("voiceless", VOICELESS);
+  }
+
+  /** @param {AbortSignal} signal */
+  async #connectPeer(signal) {
+    const peer = new RTCPeerConnection({ iceServers: this.#session.ice_servers });
+    this.#peer = peer;
+    this.#ctrl = peer.createDataChannel("ctrl");
+    const { receiver } = addVideo(peer, this.#camera);
+    // Offered from the start: the microphone can then be switched on without another offer.
+    peer.addTransceiver(this.#microphone ?? "audio", { direction: "sendonly" });
+    this.#listen(this.#ctrl, peer);
+    await peer.setLocalDescription();
+    await gathered(peer, signal);
+    const sdp = await exchangeSdp(this.#session, peer.localDescription.sdp, signal);
+    await peer.setRemoteDescription({ type: "answer", sdp });
+    this.#emit("avatar", new MediaStream([receiver.track]));
+    await established(peer, this.#ctrl, signal);
+  }
+
   /**
-   * @param {RTCDataChannel} ctrl
-   * @param {RTCPeerConnection} peer
+   * @param {RTCDataChannel | SocketPeer} ctrl
+   * @param {RTCPeerConnection | SocketPeer} peer
    */
   #listen(ctrl, peer) {
     const meter = new Meter();
@@ -177,7 +224,8 @@ export class Call extends EventTarget {
       else if (message.type === "state") this.#emit("state", message);
       else if (message.type === "error") this.#emit("refused", message.error);
       else if (message.type === "stats" && message.server_ms.p50 !== null) {
-        this.#emit("figures", meter.read(await peer.getStats(), message));
+        const connection = this.#usesSocket ? "WebSocket" : "WebRTC";
+        this.#emit("figures", { ...meter.read(await peer.getStats(), message), connection });
       }
     });
   }
@@ -209,123 +257,4 @@ function addVideo(peer, camera) {
   transceiver.setCodecPreferences(codecs.toSorted((a, b) => rank(a) - rank(b)));
   transceiver.receiver.jitterBufferTarget = 0; // A late frame is worth less than a lost one.
   return transceiver;
-}
-
-/**
- * Wait until `isDone`, looked at again at each of the events.
- *
- * @param {() => boolean} isDone
- * @param {[EventTarget, string][]} events
- * @param {AbortSignal} signal
- * @returns {Promise<void>} rejects when the signal comes first
- */
-function until(isDone, events, signal) {
-  return new Promise((resolve, reject) => {
-    signal.throwIfAborted();
-    if (isDone()) return resolve();
-    const listening = new AbortController();
-    const settle = (finish) => {
-      listening.abort();
-      finish();
-    };
-    for (const [target, type] of events) {
-      const look = () => isDone() && settle(resolve);
-      target.addEventListener(type, look, { signal: listening.signal });
-    }
-    const giveUp = () => settle(() => reject(signal.reason));
-    signal.addEventListener("abort", giveUp, { signal: listening.signal });
-  });
-}
-
-/**
- * @param {AbortSignal} signal
- * @param {number} ms
- * @returns {AbortSignal} the same, but at the latest after so long
- */
-const within = (signal, ms) => AbortSignal.any([signal, AbortSignal.timeout(ms)]);
-
-/**
- * Wait for the local candidates, and go on with those there are when it takes too long.
- *
- * @param {RTCPeerConnection} peer
- * @param {AbortSignal} signal
- */
-async function gathered(peer, signal) {
-  const isDone = () => peer.iceGatheringState === "complete";
-  const enough = within(signal, GATHER_MS);
-  await until(isDone, [[peer, "icegatheringstatechange"]], enough).catch(() =>
-    signal.throwIfAborted(),
-  );
-}
-
-/**
- * @param {RTCPeerConnection} peer
- * @param {RTCDataChannel} ctrl
- */
-const isUp = (peer, ctrl) => peer.connectionState === "connected" && ctrl.readyState === "open";
-
-/**
- * @param {RTCPeerConnection} peer
- * @param {RTCDataChannel} ctrl
- */
-const isOver = (peer, ctrl) =>
-  ["failed", "closed"].includes(peer.connectionState) || ctrl.readyState === "closed";
-
-/**
- * @param {RTCPeerConnection} peer
- * @param {RTCDataChannel} ctrl
- * @returns {[EventTarget, string][]} after which the two above may have changed
- */
-const changes = (peer, ctrl) => [
-  [peer, "connectionstatechange"],
-  [ctrl, "open"],
-  [ctrl, "close"],
-];
-
-/**
- * @param {RTCPeerConnection} peer
- * @param {RTCDataChannel} ctrl
- * @param {AbortSignal} signal
- */
-async function established(peer, ctrl, signal) {
-  const isDecided = () => isUp(peer, ctrl) || isOver(peer, ctrl);
-  const inTime = within(signal, ESTABLISH_MS);
-  await until(isDecided, changes(peer, ctrl), inTime).catch(() => signal.throwIfAborted());
-  if (!isUp(peer, ctrl)) {
-    throw new Error("The server answers, but no video gets through. A firewall may block UDP.");
-  }
-}
-
-/**
- * Wait until the connection is gone; a short interruption that heals does not count.
- *
- * @param {RTCPeerConnection} peer
- * @param {RTCDataChannel} ctrl
- * @param {AbortSignal} signal
- */
-async function lost(peer, ctrl, signal) {
-  const isDecided = () => isUp(peer, ctrl) || isOver(peer, ctrl);
-  try {
-    while (!isOver(peer, ctrl)) {
-      await until(() => !isUp(peer, ctrl), changes(peer, ctrl), signal);
-      await until(isDecided, changes(peer, ctrl), within(signal, DISCONNECTED_MS));
-    }
-  } catch {
-    // The call was ended, or the interruption took too long.
-  }
-}
-
-/**
- * Wait, but not once the network is back.
- *
- * @param {number} ms
- * @param {AbortSignal} signal
- */
-async function waitOrOnline(ms, signal) {
-  const over = within(signal, ms);
-  await new Promise((resolve) => {
-    if (over.aborted) return resolve();
-    over.addEventListener("abort", resolve);
-    globalThis.addEventListener("online", resolve, { signal: over });
-  });
 }

@@ -3,12 +3,17 @@
 import { fetchConfig, fetchPortraits, uploadPhoto } from "./api.js";
 import { Call } from "./call.js";
 import { helpFor, listCameras, openCamera, rememberCamera } from "./camera.js";
+import { helpFor as helpForMicrophone, openMicrophone } from "./microphone.js";
 
 /** @returns {any} an element that index.html has; which kind it is, its name tells */
 const $ = (/** @type {string} */ id) => document.getElementById(id);
 
 const RELAX_MS = 1000;
+const COPIED_MS = 2000;
 const MOST_PHOTO_SIDE = 2048; // A phone's photos are far larger, and gain nothing by it.
+
+/** With ?transport=socket in its address the page tries no peer connection. */
+const USES_SOCKET = new URLSearchParams(location.search).get("transport") === "socket";
 
 const PHOTO_TYPES = ["image/jpeg", "image/png", "image/webp"];
 
@@ -63,6 +68,9 @@ let pendingPhoto = null;
 let call = null;
 /** @type {MediaStreamTrack | null} */
 let camera = null;
+/** @type {MediaStreamTrack | null} what those who watch hear; null while it is off */
+let microphone = null;
+let isOpeningMicrophone = false;
 /** @type {"idle" | "asking" | "connecting" | "live" | "reconnecting"} */
 let phase = "idle";
 /** @type {import("./call.js").AvatarState} */
@@ -86,6 +94,8 @@ function show() {
   setText($("start-label"), phase === "asking" ? "Allow the camera" : "Go live");
   $("start").disabled = !portrait || phase !== "idle";
   setPressed($("pause"), isPaused);
+  setPressed($("microphone"), microphone !== null);
+  $("overlay-card").hidden = phase !== "live" && phase !== "reconnecting";
   $("self-frame").hidden = !camera || isPaused || $("show-self").ariaPressed === "false";
   if (!isMeasuring()) $("readout").hidden = true;
 }
@@ -123,7 +133,7 @@ function showCalibration(progress) {
   $("ring").setAttribute("stroke-dasharray", `${progress} 1`);
 }
 
-/** @param {import("./meter.js").Figures} figures */
+/** @param {import("./meter.js").Figures & {connection: string}} figures */
 function showFigures(figures) {
   const latency = Math.round(figures.latencyMs);
   $("readout").hidden = !isMeasuring();
@@ -152,6 +162,7 @@ function showFigures(figures) {
     ["Dropped", String(figures.dropped)],
     ["Freezes", String(figures.freezes)],
     ["Quality", figures.quality],
+    ["Connection", figures.connection],
     ["Sent", figures.sent],
     ["Up", `${figures.upKbps.toFixed(0)} kbps`],
     ["Down", `${figures.downKbps.toFixed(0)} kbps`],
@@ -221,7 +232,7 @@ async function start() {
   show();
   if (document.activeElement === document.body) $("pause").focus(); // "Go live" has gone.
 
-  const placed = new Call(portrait.id, camera);
+  const placed = new Call(portrait.id, camera, { usesSocket: USES_SOCKET });
   call = placed;
   listenTo(placed);
   try {
@@ -239,6 +250,7 @@ function listenTo(placed) {
     avatar: showAvatar,
     connected() {
       phase = "live";
+      $("overlay-url").value = placed.overlayUrl;
       show();
     },
     reconnecting() {
@@ -257,6 +269,10 @@ function listenTo(placed) {
     refused(advice) {
       showHelp({ title: "That did not work", advice });
     },
+    voiceless(advice) {
+      muteMicrophone();
+      showHelp({ title: "Nobody hears you any more", advice });
+    },
     failed(advice) {
       stop();
       showHelp({ title: "The call has ended", advice });
@@ -274,6 +290,7 @@ function stop() {
   call = null;
   camera?.stop();
   camera = null;
+  muteMicrophone();
   $("self").srcObject = null;
   $("avatar").srcObject = null;
   delete $("avatar-frame").dataset.isMoving;
@@ -310,6 +327,14 @@ function toggleSelf() {
 function toggleStats() {
   $("stats").hidden = !$("stats").hidden;
   setPressed($("show-stats"), !$("stats").hidden);
+}
+
+async function copyOverlay() {
+  $("overlay-url").select();
+  if (!navigator.clipboard) return; // Over plain HTTP a page may not copy by itself, the keys do.
+  await navigator.clipboard.writeText($("overlay-url").value);
+  setText($("copy-overlay"), "Copied");
+  setTimeout(() => setText($("copy-overlay"), "Copy"), COPIED_MS);
 }
 
 function toggleFullscreen() {
@@ -358,6 +383,41 @@ async function showCameras() {
 function chooseCamera() {
   rememberCamera($("camera").value);
   if (camera) reopenCamera();
+}
+
+// --- The microphone --------------------------------------------------------------------------
+
+async function toggleMicrophone() {
+  if (microphone) return muteMicrophone();
+  if (isOpeningMicrophone) return;
+  const joined = call;
+  let opened;
+  isOpeningMicrophone = true;
+  try {
+    opened = await openMicrophone();
+  } catch (error) {
+    return showHelp(helpForMicrophone(error));
+  } finally {
+    isOpeningMicrophone = false;
+  }
+  if (call !== joined) return opened.stop(); // The call was stopped meanwhile.
+  try {
+    await call.setMicrophone(opened);
+  } catch (error) {
+    opened.stop();
+    return showHelp({ title: "The microphone stays off", advice: error.message });
+  }
+  microphone = opened;
+  microphone.addEventListener("ended", muteMicrophone); // Unplugged, or taken away.
+  showHelp(null);
+  show();
+}
+
+function muteMicrophone() {
+  microphone?.stop(); // The system then shows that nobody listens.
+  microphone = null;
+  call?.setMicrophone(null);
+  show();
 }
 
 // --- The portrait ----------------------------------------------------------------------------
@@ -452,6 +512,7 @@ function sayOfPhoto(text, kind) {
 
 const KEYS = {
   p: $("pause"),
+  m: $("microphone"),
   r: $("recalibrate"),
   h: $("show-self"),
   s: $("show-stats"),
@@ -462,10 +523,12 @@ function wire() {
   $("start").addEventListener("click", start);
   $("stop").addEventListener("click", stop);
   $("pause").addEventListener("click", togglePause);
+  $("microphone").addEventListener("click", toggleMicrophone);
   $("recalibrate").addEventListener("click", calibrate);
   $("show-self").addEventListener("click", toggleSelf);
   $("show-stats").addEventListener("click", toggleStats);
   $("fullscreen").addEventListener("click", toggleFullscreen);
+  $("copy-overlay").addEventListener("click", copyOverlay);
   $("camera").addEventListener("change", chooseCamera);
   navigator.mediaDevices?.addEventListener("devicechange", showCameras);
   addEventListener("pagehide", stop);
