@@ -15,26 +15,38 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
-from starlette.routing import Mount, Route
+from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
+from starlette.websockets import WebSocket
 
 from mimaface.animate import Model
 from mimaface.errors import MimafaceError
-from server import whip
+from server import health, whip
 from server.config import ServerConfig
 from server.control import describe
 from server.guard import GuardMiddleware
-from server.http import answer_error, answer_fault, busy, media_type, read_body, read_text
-from server.metrics import CONTENT_TYPE
+from server.http import (
+    GENERATED,
+    answer_error,
+    answer_fault,
+    busy,
+    media_type,
+    read_body,
+    read_text,
+)
+from server.limits import address_of, limit_rate, limit_sessions
+from server.outputs import run_outputs
 from server.rate import RateLimit
 from server.registry import Call, Calls
 from server.services import Services, now_s, run_services, unix_s
 from server.signaling import MAX_OFFER_BYTES, OfferError
+from server.socket import GONE
 
 _CLIENT: Final = Path(__file__).parents[1] / "client"
 _PHOTO_TYPES: Final = ("image/jpeg", "image/png", "image/webp")
 _MAX_JSON_BYTES: Final = 4096
 _MAX_UPLOADS_AT_ONCE: Final = 4
+_UPLOAD_S: Final = 30.0  # 8 MiB then need 2.2 Mbit/s
 _MAX_TTL_S: Final = 3600.0  # that a session may wait for its driver
 
 
@@ -43,6 +55,7 @@ def create_app(config: ServerConfig, model: Model) -> Starlette:
     return Starlette(
         routes=[
             Route("/", index),
+            Route("/overlay", overlay),
             Mount("/client", StaticFiles(directory=_CLIENT)),
             Route("/v1/config", get_config),
             Route("/v1/portraits", list_portraits),
@@ -52,13 +65,18 @@ def create_app(config: ServerConfig, model: Model) -> Starlette:
             Route("/v1/sessions", create_session, methods=["POST"]),
             Route("/v1/sessions/{id}", delete_session, methods=["DELETE"]),
             Route("/v1/sessions/{id}/rtc", connect_session, methods=["POST"]),
+            WebSocketRoute("/v1/sessions/{id}/socket", carry_session),
             Route("/v1/sessions/{id}/stats", get_stats),
             *whip.routes(),
-            Route("/livez", livez),
-            Route("/readyz", readyz),
-            Route("/metrics", get_metrics),
+            *health.routes(),
         ],
-        middleware=[Middleware(GuardMiddleware, origins=_origins(config))],
+        middleware=[
+            Middleware(
+                GuardMiddleware,
+                origins=_listed(config.cors_origins),
+                hosts=None if config.tls_cert else _listed(config.allowed_hosts.lower()),
+            )
+        ],
         exception_handlers={HTTPException: answer_error, Exception: answer_fault},
         lifespan=partial(_lifespan, config=config, model=model),
     )
@@ -68,7 +86,7 @@ def create_app(config: ServerConfig, model: Model) -> Starlette:
 async def _lifespan(
     _app: Starlette, *, config: ServerConfig, model: Model
 ) -> AsyncIterator[dict[str, Any]]:
-    async with run_services(config, model) as services:
+    async with run_services(config, model) as services, run_outputs(services):
         yield {
             "services": services,
             "uploads": asyncio.Semaphore(_MAX_UPLOADS_AT_ONCE),
@@ -76,13 +94,18 @@ async def _lifespan(
         }
 
 
-def _origins(config: ServerConfig) -> frozenset[str]:
-    return frozenset(origin.strip() for origin in config.cors_origins.split(",")) - {""}
+def _listed(setting: str) -> frozenset[str]:
+    return frozenset(part.strip() for part in setting.split(",")) - {""}
 
 
 async def index(_request: Request) -> Response:
     """Serve the page."""
     return FileResponse(_CLIENT / "index.html")
+
+
+async def overlay(_request: Request) -> Response:
+    """Serve the avatar alone, for OBS."""
+    return FileResponse(_CLIENT / "overlay.html")
 
 
 async def get_config(request: Request) -> Response:
@@ -119,6 +142,7 @@ async def get_picture(request: Request) -> Response:
 
 async def create_source(request: Request) -> Response:
     """Take a photo as a portrait; it is kept in memory only, for a while."""
+    limit_rate(request)
     services: Services = request.state.services
     if request.headers.get("X-Consent") != "yes":
         raise HTTPException(403, "Confirm that you may animate this person's picture.")
@@ -128,7 +152,7 @@ async def create_source(request: Request) -> Response:
     if uploads.locked():
         raise busy("Many photos are being uploaded. Try again in a moment.")
     async with uploads:
-        photo = await read_body(request, services.config.max_upload_bytes)
+        photo = await read_body(request, services.config.max_upload_bytes, within_s=_UPLOAD_S)
         try:
             source = await services.add_upload(photo)
         except MimafaceError as error:
@@ -143,6 +167,7 @@ async def create_session(request: Request) -> Response:
     The answer holds its URLs: `url` for the page's call, a capability; `whip_url`, `whep_url` and
     `control_url` for who has the token of that scope.
     """
+    limit_rate(request)
     services: Services = request.state.services
     try:
         message = json.loads(await read_body(request, _MAX_JSON_BYTES))
@@ -163,7 +188,8 @@ async def create_session(request: Request) -> Response:
             f"This machine holds {services.admission.capacity} at a time without losing quality. "
             "Try again when somebody has left."
         )
-    call = services.start_call(source, ttl_s=ttl_s)
+    limit_sessions(request)
+    call = services.start_call(source, ttl_s=ttl_s, address=address_of(request))
     url = f"/v1/sessions/{call.id}"
     expires_s = unix_s() + services.config.token_ttl_s
     created = {
@@ -182,6 +208,7 @@ async def create_session(request: Request) -> Response:
 
 async def connect_session(request: Request) -> Response:
     """Answer a call's offer; an earlier connection of the same call ends."""
+    limit_rate(request)
     services: Services = request.state.services
     call = _find_call(request)
     if media_type(request) != "application/sdp":
@@ -191,11 +218,21 @@ async def connect_session(request: Request) -> Response:
         answer = await services.connect_call(call, offer)
     except OfferError as error:
         raise HTTPException(422, str(error)) from error
-    return Response(answer, 201, media_type="application/sdp")
+    return Response(answer, 201, GENERATED, media_type="application/sdp")
+
+
+async def carry_session(socket: WebSocket) -> None:
+    """Carry a call over a WebSocket; an earlier connection of the same call ends."""
+    services: Services = socket.state.services
+    await socket.accept()
+    call = services.calls.get(socket.path_params["id"])
+    if call is None or not await services.carry_call(call, socket):
+        await socket.close(GONE, "This session has ended. Start a new one.")
 
 
 async def delete_session(request: Request) -> Response:
     """End a call."""
+    limit_rate(request)
     services: Services = request.state.services
     await services.close_call(_find_call(request))
     return Response(status_code=204)
@@ -204,25 +241,6 @@ async def delete_session(request: Request) -> Response:
 async def get_stats(request: Request) -> Response:
     """Return the figures of a call."""
     return JSONResponse(await describe(_find_call(request), now_s()))
-
-
-async def livez(_request: Request) -> Response:
-    """Answer, which shows that the event loop does."""
-    return JSONResponse({"status": "ok"})
-
-
-async def readyz(request: Request) -> Response:
-    """Answer 200 while there is room for another call."""
-    services: Services = request.state.services
-    if services.calls.is_full or not services.admission.has_room(len(services.calls)):
-        raise busy("All places are taken.")
-    return JSONResponse({"status": "ready"})
-
-
-async def get_metrics(request: Request) -> Response:
-    """Return the server's figures in Prometheus' text format."""
-    services: Services = request.state.services
-    return Response(services.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
 
 def _find_call(request: Request) -> Call:

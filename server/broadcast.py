@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Final
 
 from mimaface.types import Pixels
+from server.alpha import Form, shape
 from streaming.live import LiveSession
 from streaming.types import AvatarFrame
 
@@ -35,6 +36,7 @@ class Broadcast:
         self._event_loop = asyncio.get_running_loop()
         self._number = 0
         self._frame: AvatarFrame | None = None
+        self._shaped: dict[Form, Pixels] = {}  # the newest frame, in the forms asked for so far
         self._viewers: weakref.WeakSet[asyncio.Event] = weakref.WeakSet()
         live.on_frame = self._announce
 
@@ -55,6 +57,13 @@ class Broadcast:
         assert self._frame is not None, "there is a frame from the first advance on"
         return self._number, self._frame
 
+    def picture(self, form: Form) -> Pixels:
+        """Return the picture of the newest frame in a form; its viewers share it."""
+        assert self._frame is not None, "there is a frame from the first advance on"
+        if form not in self._shaped:
+            self._shaped[form] = shape(self._frame, form)
+        return self._shaped[form]
+
     def patience_s(self) -> float:
         """Return after how many seconds without a newer frame the next one is to be asked for."""
         # Of a chunk the first frame is announced, the others are due one after the other.
@@ -66,6 +75,7 @@ class Broadcast:
         shown = self._live.pull(self._event_loop.time())
         self._frame = shown if self._draw is None else replace(shown, pixels=self._draw(shown))
         self._number += 1
+        self._shaped.clear()
         for event in self._viewers:
             event.set()
 

@@ -1,11 +1,11 @@
-"""The `ctrl` data channel: small JSON messages both ways."""
+"""What the page and the server tell each other during a call: small JSON messages both ways."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from dataclasses import asdict
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from aiortc import RTCDataChannel
 
@@ -22,22 +22,49 @@ class MessageError(ValueError):
     """A message that asks for nothing the server knows."""
 
 
+class Channel(Protocol):
+    """What the messages go over: a peer connection's data channel, or a WebSocket."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether messages can be sent."""
+
+    def send(self, text: str) -> None:
+        """Send a message, or leave it out when the other side does not read."""
+
+
+class DataChannel:
+    """The `ctrl` data channel of a peer connection."""
+
+    def __init__(self, channel: RTCDataChannel) -> None:
+        self._channel = channel
+
+    @property
+    def is_open(self) -> bool:
+        """Whether messages can be sent."""
+        return bool(self._channel.readyState == "open")
+
+    def send(self, text: str) -> None:
+        """Send a message, or leave it out when the other side does not read."""
+        if self.is_open and self._channel.bufferedAmount < _MAX_BUFFERED_BYTES:
+            self._channel.send(text)
+
+
 class Control:
     """Carries out what the page asks for and tells it how the call goes."""
 
-    def __init__(self, channel: RTCDataChannel, call: Call, *, sources: Sources) -> None:
+    def __init__(self, channel: Channel, call: Call, *, sources: Sources) -> None:
         self._channel = channel
         self._call = call
         self._sources = sources
         self._allowance = MAX_MESSAGES_PER_S
-        channel.on("message", self._receive)
 
     async def run(self) -> None:
         """Report changes of state as they come, and the statistics once a second."""
         loop = asyncio.get_running_loop()
         told: dict[str, Any] = {}
         tick = 0
-        while self._channel.readyState == "open":
+        while self._channel.is_open:
             now_s = loop.time()
             live = self._call.live
             state = {"state": live.state(now_s), "calibration": round(live.calibration, 2)}
@@ -51,12 +78,13 @@ class Control:
             tick += 1
             await asyncio.sleep(_TICK_S)
 
-    def _receive(self, text: str | bytes) -> None:
+    def receive(self, text: str | bytes) -> None:
+        """Carry out a message of the other side; one too many in a second is passed over."""
         self._allowance -= 1
         if self._allowance < 0:
             return
         try:
-            reply = self._carry_out(_parse(text))
+            reply = self._carry_out(parse(text))
         except MessageError as error:
             reply = {"type": "error", "error": str(error)}
         if reply is not None:
@@ -82,14 +110,15 @@ class Control:
         return None
 
     def _send(self, message: dict[str, Any]) -> None:
-        if (
-            self._channel.readyState == "open"
-            and self._channel.bufferedAmount < _MAX_BUFFERED_BYTES
-        ):
-            self._channel.send(json.dumps(message))
+        self._channel.send(json.dumps(message))
 
 
-def _parse(text: str | bytes) -> dict[str, Any]:
+def parse(text: str | bytes) -> dict[str, Any]:
+    """Return a message.
+
+    Raises:
+        MessageError: it is not one.
+    """
     if not isinstance(text, str) or len(text) > MAX_MESSAGE_CHARS:
         raise MessageError(f"A message is JSON text of at most {MAX_MESSAGE_CHARS} characters.")
     try:

@@ -10,6 +10,7 @@ import prometheus_client
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from mimaface.animate import Model
+from server.feed import OutputState
 from server.registry import Call, Calls
 from streaming.metrics import Stage
 
@@ -34,10 +35,14 @@ class Metrics:
     """The server's figures since it started; the event loop alone changes and reads them.
 
     Only `observe` is called by all of a session's threads.
+
+    Attributes:
+        outputs: what else the avatar goes to; told of whenever somebody asks.
     """
 
     def __init__(self, calls: Calls, model: Model, *, clock: Callable[[], float]) -> None:
         """Tell of the calls that are held whenever somebody asks; times are on `clock`."""
+        self.outputs: list[OutputState] = []
         self._calls = calls
         self._clock = clock
         self._frames: Counter[tuple[str, str]] = Counter()  # of calls that are over
@@ -145,6 +150,18 @@ class Metrics:
                 "avatar_frames", "Frames by what became of them", labels=["stage", "outcome"]
             ),
             frames,
+        )
+        yield _family(
+            GaugeMetricFamily(
+                "avatar_output_up", "Whether an output takes the avatar", labels=["output"]
+            ),
+            {(output.name,): int(output.is_up) for output in self.outputs},
+        )
+        yield _family(
+            CounterMetricFamily(
+                "avatar_output_dropped", "Frames an output had no time for", labels=["output"]
+            ),
+            {(output.name,): output.dropped for output in self.outputs},
         )
 
 

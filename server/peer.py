@@ -10,8 +10,10 @@ import contextlib
 import logging
 import queue
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Final
 
+import av
 from aiortc import (
     RTCConfiguration,
     RTCDataChannel,
@@ -25,13 +27,17 @@ from aiortc.mediastreams import MediaStreamTrack
 from aiortc.stats import RTCRemoteInboundRtpStreamStats
 
 from server import tracks
+from server.rtc_receiver import RepairedReceiver
+from server.sender_clock import Arrivals, SenderClock
 from server.signaling import (
     OfferError,
     accept_offer,
+    declare_generated,
     raise_uplink_bitrate,
     require_rtcp_mux,
 )
-from server.tracks import AvatarTrack
+from server.sound import Sound
+from server.tracks import RATE, AvatarTrack, Samples
 from streaming.live import LiveSession
 
 logger = logging.getLogger(__name__)
@@ -65,13 +71,16 @@ class Peer:
         on_close: Callable[[Peer], None],
         on_channel: Callable[[RTCDataChannel], Coroutine[Any, Any, None]] | None = None,
         sound: MediaStreamTrack | None = None,
+        microphone: Sound | None = None,
     ) -> None:
-        """Prepare to send `avatar`, with `sound`, and to feed `live`.
+        """Prepare to send `avatar`, with `sound`, and to feed `live` and `microphone`.
 
         A publisher's connection has no avatar and a viewer's feeds nothing. `on_channel` runs
         along with `ctrl`.
         """
         self._live = live
+        self._microphone = microphone or Sound()  # a track that is not read grows without bound
+        self._arrivals = Arrivals()
         self._on_channel = on_channel
         self._on_close = on_close
         self._tasks: set[asyncio.Task[None]] = set()
@@ -90,7 +99,8 @@ class Peer:
             )
             self._sender = transceiver.sender
         if sound is not None:
-            self._connection.addTransceiver(sound, direction="sendonly")
+            direction = "sendonly" if live is None else "sendrecv"
+            self._connection.addTransceiver(sound, direction=direction)
         self._connection.on("track", self._start_pump)
         self._connection.on("datachannel", self._start_channel)
         self._connection.on("connectionstatechange", self._follow_state)
@@ -107,9 +117,11 @@ class Peer:
             await self._connection.setRemoteDescription(description)
             answer = await self._connection.createAnswer()
             await self._connection.setLocalDescription(answer)
+            sdp = require_rtcp_mux(self._connection.localDescription.sdp)
         except _REFUSALS as error:
             raise OfferError(f"The offer cannot be answered: {error!r}") from error
-        sdp = require_rtcp_mux(self._connection.localDescription.sdp)
+        if self._sender is not None:
+            sdp = declare_generated(sdp)
         return sdp if self._live is None else raise_uplink_bitrate(sdp)
 
     async def add_candidate(self, candidate: RTCIceCandidate | None) -> None:
@@ -145,14 +157,43 @@ class Peer:
             with contextlib.suppress(queue.Empty):
                 while True:
                     waiting.get_nowait()
+        transceivers = self._connection._RTCPeerConnection__transceivers  # type: ignore[attr-defined]
+        # close() expects a transport of every one; an offer refused half-way leaves some without.
+        transceivers[:] = [each for each in transceivers if each.receiver.transport is not None]
         await self._connection.close()
         self._on_close(self)
 
     def _start_pump(self, track: MediaStreamTrack) -> None:
         if self._live is None:
             return
-        is_video = track.kind == "video"
-        self._start(tracks.pump(track, self._live) if is_video else tracks.drain(track))
+        clock = self._sender_clock(track)
+        if track.kind == "video":
+
+            def note(frame: av.VideoFrame, arrived_s: float) -> None:
+                self._arrivals.add_frame(arrived_s, clock.sent_s(frame))
+
+            self._start(tracks.pump(track, self._live, note=note))
+        else:
+            self._start(tracks.listen(track, partial(self._hear, clock)))
+
+    def _hear(
+        self,
+        clock: SenderClock,
+        piece: Samples,
+        position: int,
+        frame: av.AudioFrame,
+        arrived_s: float,
+    ) -> None:
+        # A piece is on its way once its last sample is recorded, and its times are the first one's.
+        began_s = arrived_s - len(piece) / RATE
+        time_s = self._arrivals.place(began_s, clock.sent_s(frame))
+        self._microphone.put(piece, position, time_s=time_s, now_s=arrived_s)
+
+    def _sender_clock(self, track: MediaStreamTrack) -> SenderClock:
+        for receiver in self._connection.getReceivers():
+            if receiver.track is track and isinstance(receiver, RepairedReceiver):
+                return receiver.sender_clock
+        return SenderClock()  # aiortc was left as it is, and says nothing of it
 
     def _start_channel(self, channel: RTCDataChannel) -> None:
         if self._on_channel is not None and channel.label == "ctrl":

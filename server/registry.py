@@ -6,14 +6,16 @@ All of it is bounded, uploads and calls expire; the event loop alone touches it.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from mimaface.types import Appearance
 from server.auth import new_id
 from server.broadcast import Broadcast
 from server.legs import Leg
-from server.peer import Peer
+from server.sound import Sound
 from streaming.live import LiveSession
 
 
@@ -77,6 +79,16 @@ class Sources:
                 del self._uploads[source_id]
 
 
+class Connection(Protocol):
+    """What a driver is connected by: a peer connection or a WebSocket."""
+
+    async def rtt_s(self) -> float | None:
+        """Return the round trip to the other side, None while it is unknown."""
+
+    async def close(self) -> None:
+        """End the connection and all its tasks."""
+
+
 @dataclass(kw_only=True)
 class Call:
     """One person driving one portrait; it outlives its peer connection for a while.
@@ -86,7 +98,10 @@ class Call:
         source: the portrait driven now.
         live: the avatar.
         broadcast: hands the avatar to everybody who watches.
+        sound: hands the driver's voice to everybody who listens.
         expires_s: when the call ends unless the driver is connected by then.
+        address: of who started it.
+        ends_s: when it ends whether or not the driver is connected.
         ttl_s: how long the call then waits for a driver who has left.
         public_id: its name towards viewers and in tokens; alone it opens nothing.
         peer: the driver's connection, if there is one.
@@ -101,9 +116,12 @@ class Call:
     broadcast: Broadcast
     expires_s: float
     ttl_s: float
+    address: str = ""
+    ends_s: float = math.inf
     public_id: str = field(default_factory=new_id)
-    peer: Peer | None = None
+    peer: Connection | None = None
     publisher: Leg | None = None
+    sound: Sound = field(default_factory=Sound)
     viewers: dict[str, Leg] = field(default_factory=dict)
     is_changing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -144,5 +162,13 @@ class Calls:
         return self._calls.pop(call.id, None) is not None
 
     def expired(self, now_s: float) -> list[Call]:
-        """Return the calls that have been without a connection for too long."""
-        return [call for call in self if call.peer is None and call.expires_s <= now_s]
+        """Return the calls that have been without a connection, or there at all, for too long."""
+        return [
+            call
+            for call in self
+            if call.ends_s <= now_s or (call.peer is None and call.expires_s <= now_s)
+        ]
+
+    def count_of(self, address: str) -> int:
+        """Return how many calls were started from an address."""
+        return sum(call.address == address for call in self)

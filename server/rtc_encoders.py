@@ -95,15 +95,19 @@ class LiveH264Encoder(H264Encoder):
     def target_bitrate(self, bitrate: int) -> None:
         self._wanted_bps = _clamp(bitrate)
 
-    def _encode_frame(self, frame: av.VideoFrame, force_keyframe: bool) -> Iterator[bytes]:
-        # A generator like aiortc's: the time of the frame is read before it runs.
+    def access_unit(self, frame: av.VideoFrame, force_keyframe: bool) -> tuple[bytes, bool]:
+        """Return a frame as an access unit, Annex B, and whether it is a keyframe."""
         if not _fits(self.codec, frame):
             self.codec = _open_h264(frame)
         assert self.codec is not None
         self.codec.bit_rate = self._wanted_bps
         frame.pict_type = PictureType.I if force_keyframe else PictureType.NONE
-        data = b"".join(bytes(packet) for packet in self.codec.encode(frame))
-        yield from self._split_bitstream(data)
+        packets = self.codec.encode(frame)
+        return b"".join(map(bytes, packets)), any(packet.is_keyframe for packet in packets)
+
+    def _encode_frame(self, frame: av.VideoFrame, force_keyframe: bool) -> Iterator[bytes]:
+        # A generator like aiortc's: the time of the frame is read before it runs.
+        yield from self._split_bitstream(self.access_unit(frame, force_keyframe)[0])
 
 
 def _clamp(bitrate: int) -> int:

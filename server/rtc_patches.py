@@ -1,4 +1,4 @@
-"""aiortc repaired for live video: loss, bitrate, encoders, and whom it contacts.
+"""aiortc repaired for live video: loss, bitrate, encoders, times, and whom it contacts.
 
 `apply_patches` replaces names in aiortc's modules, for the whole process. It does so for the one
 version that the repairs were tested with; with any other aiortc stays as it is.
@@ -11,11 +11,14 @@ from types import ModuleType, SimpleNamespace
 from typing import Any, Final
 
 import aiortc
+from aioice import ice
 from aiortc import rtcpeerconnection, rtcrtpreceiver, rtcrtpsender
 from aiortc.rtcconfiguration import RTCIceServer
 from aiortc.rtcicetransport import RTCIceCandidate, RTCIceGatherer, RTCIceTransport
 from aiortc.sdp import candidate_to_sdp
 
+from server.rtc_arrival import PunctualDtlsTransport, StampingProtocol
+from server.rtc_certificate import OpenCertificate
 from server.rtc_encoders import get_encoder
 from server.rtc_receiver import PRIVATE_NAMES, RepairedReceiver
 from server.signaling import MAX_CANDIDATES, is_reachable
@@ -58,6 +61,9 @@ class CarefulIceTransport(RTCIceTransport):
 
 
 REPLACEMENTS: Final[tuple[tuple[ModuleType, str, Any], ...]] = (
+    (ice, "StunProtocol", StampingProtocol),
+    (rtcpeerconnection, "RTCCertificate", OpenCertificate),
+    (rtcpeerconnection, "RTCDtlsTransport", PunctualDtlsTransport),
     (rtcpeerconnection, "RTCIceGatherer", QuietIceGatherer),
     (rtcpeerconnection, "RTCIceTransport", CarefulIceTransport),
     (rtcpeerconnection, "RTCRtpReceiver", RepairedReceiver),

@@ -1,4 +1,4 @@
-"""The receiving end of a media track: aiortc's, with its handling of loss replaced.
+"""The receiving end of a media track: aiortc's, with its handling of loss and time replaced.
 
 The names it reaches into are checked in `server/rtc_patches.py` before it is used.
 """
@@ -16,17 +16,20 @@ from aiortc.jitterbuffer import JitterFrame
 from aiortc.rate import BandwidthUsage, RemoteBitrateEstimator
 from aiortc.rtcdtlstransport import RTCDtlsTransport
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters
-from aiortc.rtcrtpreceiver import RTCRtpReceiver, TimestampMapper
-from aiortc.rtp import RtpPacket
+from aiortc.rtcrtpreceiver import RTCRtpReceiver
+from aiortc.rtp import AnyRtcpPacket, RtcpSrPacket, RtpPacket
 
 from server.rtc_jitter import VideoJitterBuffer
 from server.rtc_nack import RepeatedNack
+from server.rtc_order import SoundJitterBuffer
+from server.sender_clock import SenderClock
 
 UPLINK_BPS: Final = 2_500_000  # what a webcam at 640x480 can use
 
 _EARLY_MS: Final = 4000
 _EARLY_INTERVAL_MS: Final = 100
 _KEYFRAME_INTERVAL_S: Final = 0.3
+_PAUSE_S: Final = 0.5
 
 
 class EarlyEstimator(RemoteBitrateEstimator):
@@ -63,15 +66,19 @@ class EarlyEstimator(RemoteBitrateEstimator):
 
 
 class RepairedReceiver(RTCRtpReceiver):
-    """A receiver whose video survives loss; sound is left to aiortc."""
+    """A receiver whose video survives loss, whose sound is not held back, and that knows times.
+
+    Attributes:
+        sender_clock: places the decoded frames on the sender's clock.
+    """
 
     _RTCRtpReceiver__codecs: dict[int, RTCRtpCodecParameters]
     _RTCRtpReceiver__decoder_queue: queue.Queue[tuple[RTCRtpCodecParameters, JitterFrame] | None]
     _RTCRtpReceiver__decoder_thread: threading.Thread | None
-    _RTCRtpReceiver__jitter_buffer: VideoJitterBuffer
+    _RTCRtpReceiver__jitter_buffer: VideoJitterBuffer | SoundJitterBuffer
     _RTCRtpReceiver__nack_generator: RepeatedNack
     _RTCRtpReceiver__remote_bitrate_estimator: RemoteBitrateEstimator
-    _RTCRtpReceiver__timestamp_mapper: TimestampMapper
+    _RTCRtpReceiver__timestamp_mapper: SenderClock
 
     def __init__(
         self, kind: str, transport: RTCDtlsTransport, *, clock: Callable[[], float] = time.monotonic
@@ -80,7 +87,9 @@ class RepairedReceiver(RTCRtpReceiver):
         super().__init__(kind, transport)
         self._clock = clock
         self._keyframe_asked_s = -math.inf
-        self._buffer: VideoJitterBuffer | None = None
+        self._heard_s = -math.inf
+        self._clock_rate: int | None = None
+        self._buffer: VideoJitterBuffer | SoundJitterBuffer
         if kind == "video":
             nack = RepeatedNack(clock=clock)
             self._buffer = VideoJitterBuffer(
@@ -89,17 +98,33 @@ class RepairedReceiver(RTCRtpReceiver):
                 clock=clock,
             )
             self._RTCRtpReceiver__nack_generator = nack
-            self._RTCRtpReceiver__jitter_buffer = self._buffer
             self._RTCRtpReceiver__remote_bitrate_estimator = EarlyEstimator()
+        else:
+            self._buffer = SoundJitterBuffer(self._RTCRtpReceiver__codecs)
+        self._RTCRtpReceiver__jitter_buffer = self._buffer
+        self.sender_clock = self._RTCRtpReceiver__timestamp_mapper = SenderClock()
 
     async def _handle_rtp_packet(self, packet: RtpPacket, arrival_time_ms: int) -> None:
+        now_s = self._clock()
+        if now_s - self._heard_s > _PAUSE_S:
+            self.sender_clock.forget_reports()
+        self._heard_s = now_s
+        if codec := self._RTCRtpReceiver__codecs.get(packet.payload_type):
+            self._clock_rate = codec.clockRate
         await super()._handle_rtp_packet(packet, arrival_time_ms)
-        if self._buffer is None:
-            return
         for codec, frame in self._buffer.take():
             if self._RTCRtpReceiver__decoder_thread:
                 frame.timestamp = self._RTCRtpReceiver__timestamp_mapper.map(frame.timestamp)
                 self._RTCRtpReceiver__decoder_queue.put((codec, frame))
+
+    async def _handle_rtcp_packet(self, packet: AnyRtcpPacket) -> None:
+        await super()._handle_rtcp_packet(packet)
+        if isinstance(packet, RtcpSrPacket) and packet.sender_info.packet_count:
+            report = packet.sender_info
+            if self._clock_rate is not None:
+                self.sender_clock.report(
+                    report.ntp_timestamp, report.rtp_timestamp, clock_rate=self._clock_rate
+                )
 
     async def _send_rtcp_pli(self, media_ssrc: int) -> None:
         # A keyframe takes a round trip, and asking again meanwhile brings several large ones.

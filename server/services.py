@@ -17,23 +17,27 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, get_args
 
 import cv2
-from aiortc import AudioStreamTrack, RTCDataChannel
+from aiortc import RTCDataChannel
+from starlette.websockets import WebSocket
 
 from mimaface.animate import Model, animate, load
 from mimaface.motion import FaceMeshExtractor, MotionExtractor, RelativeMotion
 from mimaface.types import ClipRequest, Motion
+from server.alpha import Form
 from server.auth import SECRET_BYTES, Grant, Scope, new_id, sign
 from server.broadcast import Broadcast
 from server.config import ServerConfig
-from server.control import Control
+from server.control import Control, DataChannel
 from server.ice import ice_servers
 from server.latency_marker import LatencyMarker, MarkedExtractor
 from server.legs import Leg
 from server.metrics import Metrics, Result
 from server.peer import Peer
 from server.portraits import encode_built_in, encode_upload
-from server.registry import Call, Calls, Source, Sources
-from server.signaling import OfferError
+from server.registry import Call, Calls, Connection, Source, Sources
+from server.signaling import OfferError, wants_sound
+from server.socket import SocketPeer
+from server.sound import Sound
 from server.tracks import AvatarTrack
 from server.whip_sdp import Offer, finish_answer
 from streaming.admission import Admission
@@ -74,8 +78,8 @@ class Services:
         self.sources.add_upload(source, now_s())
         return source
 
-    def start_call(self, source: Source, *, ttl_s: float) -> Call:
-        """Start a call, which builds its motion extractor at once.
+    def start_call(self, source: Source, *, ttl_s: float, address: str = "") -> Call:
+        """Start a call from an address, which builds its motion extractor at once.
 
         Without a driver it ends after `ttl_s`.
         """
@@ -98,14 +102,18 @@ class Services:
                 deadline_s=config.latency_budget_s,
             ),
         )
-        live.on_timed = self._note_time
+        sound = Sound()
+        live.on_timed = partial(self._note_time, sound)
         call = Call(
             id=call_id,
             source=source,
             live=live,
             broadcast=Broadcast(live, draw=None if marker is None else marker.draw),
+            sound=sound,
             expires_s=now_s() + ttl_s,
             ttl_s=ttl_s,
+            address=address,
+            ends_s=now_s() + (config.max_session_s or math.inf),
         )
         self.calls.add(call)
         logger.info("call %s started with portrait %s", call_id[:6], source.name)
@@ -122,13 +130,33 @@ class Services:
                 await call.peer.close()
             if self.calls.get(call.id) is None:
                 raise OfferError("This session has ended. Start a new one.")
-            peer = call.peer = self._make_peer(call)
+            peer = call.peer = self._make_peer(call, offer)
             call.publisher = None
             try:
                 return await peer.answer(offer)
             except OfferError:
                 await peer.close()
                 raise
+
+    async def carry_call(self, call: Call, socket: WebSocket) -> bool:
+        """Carry a call over an accepted socket, to its end; an earlier connection ends.
+
+        Return whether the call was there.
+        """
+        async with call.is_changing:
+            if call.peer is not None:
+                await call.peer.close()
+            if self.calls.get(call.id) is None:
+                return False
+            peer = call.peer = SocketPeer(
+                socket,
+                call,
+                sources=self.sources,
+                on_close=partial(self._forget_driver, call),
+            )
+            call.publisher = None
+        await peer.run()
+        return True
 
     async def publish(self, call: Call, offer: Offer) -> tuple[Leg, str]:
         """Answer a publisher's offer; whoever drove the call before is disconnected then.
@@ -140,6 +168,7 @@ class Services:
             peer = Peer(
                 call.live,
                 None,
+                microphone=call.sound,
                 connect_timeout_s=self.config.connect_timeout_s,
                 on_close=partial(self._forget_driver, call),
             )
@@ -150,8 +179,10 @@ class Services:
                 await before.close()
             return call.publisher, answer
 
-    async def watch(self, call: Call, offer: Offer) -> tuple[Leg, str]:
+    async def watch(self, call: Call, offer: Offer, form: Form) -> tuple[Leg, str]:
         """Answer a viewer's offer; the caller has looked whether there is room.
+
+        The viewer is sent the avatar in `form`.
 
         Raises:
             OfferError: the offer is not usable, or the call has ended.
@@ -162,9 +193,8 @@ class Services:
 
         peer = Peer(
             None,
-            AvatarTrack(call.broadcast),
-            # An audio section without a track would be answered inactive, which WHEP rules out.
-            sound=AudioStreamTrack() if "audio" in offer.kinds else None,
+            AvatarTrack(call.broadcast, form),
+            sound=call.sound.track() if "audio" in offer.kinds else None,
             connect_timeout_s=self.config.connect_timeout_s,
             on_close=forget,
         )
@@ -211,25 +241,31 @@ class Services:
             await self._run(call.live.close)
         logger.info("call %s ended: %s", call.id[:6], call.live.stats(now_s()))
 
-    def _note_time(self, stage: Stage, seconds: float) -> None:
-        # Called by all of a session's threads.
+    def _note_time(self, sound: Sound, stage: Stage, seconds: float) -> None:
+        # Called by all of a session's threads; frames are pulled, and so shown, on the event loop.
         self.metrics.observe(stage, seconds)
+        if stage == "server":
+            sound.note_path(seconds)
         if stage == "motion":
             self.admission.add_frame(seconds)
 
-    def _make_peer(self, call: Call) -> Peer:
+    def _make_peer(self, call: Call, offer: str) -> Peer:
         def control(channel: RTCDataChannel) -> Coroutine[Any, Any, None]:
-            return Control(channel, call, sources=self.sources).run()
+            control = Control(DataChannel(channel), call, sources=self.sources)
+            channel.on("message", control.receive)
+            return control.run()
 
         return Peer(
             call.live,
             AvatarTrack(call.broadcast),
+            sound=call.sound.track() if wants_sound(offer) else None,
+            microphone=call.sound,
             connect_timeout_s=self.config.connect_timeout_s,
             on_channel=control,
             on_close=partial(self._forget_driver, call),
         )
 
-    def _forget_driver(self, call: Call, peer: Peer) -> None:
+    def _forget_driver(self, call: Call, peer: Connection) -> None:
         if call.peer is peer:
             call.peer = call.publisher = None
             call.expires_s = now_s() + call.ttl_s

@@ -7,7 +7,6 @@ when they end it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -18,12 +17,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from server.alpha import WHOLE, Form, read_form
 from server.auth import Scope, TokenError, verify
-from server.http import busy, media_type, read_text
+from server.http import GENERATED, busy, media_type, read_text
 from server.ice import link
 from server.legs import Leg, RestartError
+from server.limits import limit_rate
 from server.registry import Call
-from server.services import Services, now_s, unix_s
+from server.services import Services, unix_s
 from server.signaling import MAX_OFFER_BYTES, OfferError
 from server.whip_sdp import read_fragment, read_offer
 
@@ -88,11 +89,12 @@ def authorize(request: Request, public_id: str, scope: Scope) -> None:
 
 
 async def _create(protocol: Protocol, request: Request) -> Response:
-    _limit_rate(request)
+    limit_rate(request)
     services: Services = request.state.services
     call = _find_call(request)
     authorize(request, call.public_id, protocol.scope)
     _expect(request, SDP)
+    form = _form(request) if protocol is WHEP else WHOLE
     sdp = await read_text(request, MAX_OFFER_BYTES)
     try:
         offer = read_offer(sdp, direction=protocol.direction)
@@ -103,7 +105,7 @@ async def _create(protocol: Protocol, request: Request) -> Response:
                 raise busy("Nobody is driving this avatar yet.", status=409)
             if len(call.viewers) >= services.config.max_viewers:
                 raise busy("All places are taken. Try again in a moment.")
-            leg, answer = await services.watch(call, offer)
+            leg, answer = await services.watch(call, offer, form)
     except OfferError as error:
         raise HTTPException(422, str(error)) from error
     headers = {
@@ -113,6 +115,8 @@ async def _create(protocol: Protocol, request: Request) -> Response:
     }
     response = Response(answer, 201, headers)
     response.headers["Content-Type"] = SDP  # without the charset, which is not a parameter of it
+    if protocol is WHEP:
+        response.headers.update(GENERATED)
     _add_links(response, services, call)
     return response
 
@@ -148,7 +152,7 @@ async def _options(protocol: Protocol, request: Request) -> Response:
 
 
 async def _trickle(protocol: Protocol, request: Request) -> Response:
-    _limit_rate(request)
+    limit_rate(request)
     services: Services = request.state.services
     _, leg = _find_leg(protocol, request)
     _expect(request, FRAGMENT)
@@ -170,7 +174,7 @@ async def _trickle(protocol: Protocol, request: Request) -> Response:
 
 
 async def _hang_up(protocol: Protocol, request: Request) -> Response:
-    _limit_rate(request)
+    limit_rate(request)
     _, leg = _find_leg(protocol, request)
     await leg.peer.close()
     return Response()
@@ -193,17 +197,20 @@ def _find_leg(protocol: Protocol, request: Request) -> tuple[Call, Leg]:
     return call, leg
 
 
+def _form(request: Request) -> Form:
+    # A viewer asks for it in the endpoint's query, which the session's URL goes without.
+    try:
+        form = read_form(request.query_params)
+    except ValueError as error:
+        raise HTTPException(422, str(error)) from error
+    if form.alpha != "none" and not request.state.services.model.has_matte:
+        raise HTTPException(422, "This model draws its own outline: there is only alpha=none.")
+    return form
+
+
 def _expect(request: Request, expected: str) -> None:
     if media_type(request) != expected:
         raise HTTPException(415, f"Send this as {expected}.", {"Accept-Post": SDP})
-
-
-def _limit_rate(request: Request) -> None:
-    host = "" if request.client is None else request.client.host
-    wait_s = request.state.rate.wait_s(f"{request.method} {host}", now_s())
-    if wait_s:
-        message = "These are too many requests. Try again in a moment."
-        raise busy(message, status=429, after_s=math.ceil(wait_s))
 
 
 def _add_links(response: Response, services: Services, call: Call) -> None:

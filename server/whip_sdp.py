@@ -118,8 +118,9 @@ def read_fragment(text: str) -> Fragment:
             if not mid:
                 raise OfferError("A candidate needs the a=mid of its section.")
             found += 1
+            candidate = _candidate(line, mid)
             if is_reachable(line):
-                candidates.append(_candidate(line, mid))
+                candidates.append(candidate)
     if any(line.startswith("a=candidate:") for line in session):
         raise OfferError("A candidate needs a section.")
     return Fragment(
@@ -134,7 +135,7 @@ def read_fragment(text: str) -> Fragment:
 def _candidate(line: str, mid: str) -> RTCIceCandidate:
     try:
         candidate = candidate_from_sdp(line.removeprefix("a=candidate:"))
-    except ValueError as error:
+    except (ValueError, AssertionError) as error:
         raise OfferError(f"A candidate is malformed: {error}") from error
     candidate.sdpMid = mid
     return candidate

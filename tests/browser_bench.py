@@ -119,6 +119,7 @@ def main() -> int:
         default="canvas",
         help="canvas: from the drawing on; webcam: a file, from the local preview on",
     )
+    parser.add_argument("--transport", choices=("rtc", "socket"), default="rtc")
     parser.add_argument("--size", type=int, choices=SIZES_PX, default=256, help="of the avatar")
     parser.add_argument(
         "--server-arg", action="append", default=[], help="passed on to python -m server"
@@ -140,12 +141,13 @@ def main() -> int:
         if arguments.source == "canvas":
             urls = json.dumps([data_url(face) for face in faces])
             page.add_init_script(f"({CANVAS_CAMERA})({urls})")
-        page.goto(server.url)
+        page.goto(f"{server.url}/?transport={arguments.transport}")
         figures = measure(page, server.pid, arguments.source, arguments.seconds)
         page.click("#stop")
         browser.close()
     report = {
         "source": arguments.source,
+        "transport": arguments.transport,
         "size_px": arguments.size,
         "server_arguments": arguments.server_arg,
         "seconds": arguments.seconds,

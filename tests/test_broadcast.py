@@ -2,6 +2,7 @@
 
 import asyncio
 
+from server.alpha import WHOLE, Form
 from server.broadcast import Broadcast
 from server.tracks import AvatarTrack
 from tests.fakes import driving_frame, one_rung
@@ -55,5 +56,21 @@ def test_who_joins_later_starts_with_the_newest_frame() -> None:
             late = AvatarTrack(broadcast)
             await late.recv()
             assert late.missed == 0
+
+        asyncio.run(asyncio.wait_for(script(), 30))
+
+
+def test_viewers_of_one_form_share_its_picture() -> None:
+    with staged() as stage:
+
+        async def script() -> None:
+            broadcast = Broadcast(stage.live)
+            number, frame = broadcast.frame_after(0)
+            both = broadcast.picture(Form(alpha="sbs"))
+            assert both.shape == (64, 128, 3)
+            assert broadcast.picture(Form(alpha="sbs")) is both
+            assert broadcast.picture(WHOLE) is frame.pixels
+            broadcast.frame_after(number)
+            assert broadcast.picture(Form(alpha="sbs")) is not both
 
         asyncio.run(asyncio.wait_for(script(), 30))

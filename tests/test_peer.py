@@ -9,14 +9,17 @@ from typing import Any
 import pytest
 from aiortc import (
     RTCConfiguration,
+    RTCDataChannel,
     RTCPeerConnection,
     RTCSessionDescription,
     VideoStreamTrack,
+    rtcpeerconnection,
 )
 from aiortc.mediastreams import MediaStreamTrack
+from aiortc.rtcicetransport import RTCIceTransport
 
 from server.broadcast import Broadcast
-from server.control import MAX_MESSAGES_PER_S, Control
+from server.control import MAX_MESSAGES_PER_S, Control, DataChannel
 from server.peer import Peer
 from server.registry import Call, Source, Sources
 from server.rtc_patches import REPLACEMENTS, apply_patches
@@ -58,7 +61,7 @@ class Scene:
             self.live,
             AvatarTrack(broadcast),
             connect_timeout_s=connect_timeout_s,
-            on_channel=lambda channel: Control(channel, self.call, sources=self.sources).run(),
+            on_channel=self.control,
             on_close=lambda _peer: self.closed.set(),
         )
         self.browser = RTCPeerConnection(RTCConfiguration(iceServers=[]))
@@ -68,6 +71,11 @@ class Scene:
         self.channel = self.browser.createDataChannel("ctrl")
         self.messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self.channel.on("message", lambda text: self.messages.put_nowait(json.loads(text)))
+
+    async def control(self, channel: RTCDataChannel) -> None:
+        control = Control(DataChannel(channel), self.call, sources=self.sources)
+        channel.on("message", control.receive)
+        await control.run()
 
     async def offer(self) -> str:
         await self.browser.setLocalDescription(await self.browser.createOffer())
@@ -293,6 +301,8 @@ def test_the_avatar_starts_at_a_bitrate_that_shows_a_face(
     for module, name, _ in REPLACEMENTS:  # aiortc has its own back after the test
         monkeypatch.setattr(module, name, getattr(module, name))
     assert apply_patches()
+    # Its browser's side, which is patched here too, would wait as well to be contacted first.
+    monkeypatch.setattr(rtcpeerconnection, "RTCIceTransport", RTCIceTransport)
 
     async def script(scene: Scene) -> None:
         await scene.connect()

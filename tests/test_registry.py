@@ -34,7 +34,7 @@ def test_pictures_of_uploads_are_found_by_their_id_alone() -> None:
     assert source("ada", is_private=False).url == "/v1/portraits/ada.jpg"
 
 
-def call(call_id: str, *, expires_s: float, peer: Any = None) -> Call:
+def call(call_id: str, *, expires_s: float, peer: Any = None, **others: Any) -> Call:
     nothing: Any = None  # the registry looks at neither
     return Call(
         id=call_id,
@@ -44,6 +44,7 @@ def call(call_id: str, *, expires_s: float, peer: Any = None) -> Call:
         peer=peer,
         expires_s=expires_s,
         ttl_s=30,
+        **others,
     )
 
 
@@ -59,6 +60,20 @@ def test_a_call_without_a_connection_expires() -> None:
     assert calls.is_full
     assert calls.expired(9) == []
     assert calls.expired(15) == [waiting]
+
+
+def test_a_call_that_may_not_last_longer_expires_with_its_driver_there() -> None:
+    calls = Calls(max_sessions=1)
+    calls.add(call("long", expires_s=10, peer=object(), ends_s=100))
+    assert calls.expired(99) == []
+    assert [each.id for each in calls.expired(100)] == ["long"]
+
+
+def test_the_calls_of_an_address_are_counted() -> None:
+    calls = Calls(max_sessions=3)
+    for number, address in enumerate(("198.51.100.1", "198.51.100.1", "198.51.100.2")):
+        calls.add(call(str(number), expires_s=0, address=address))
+    assert [calls.count_of(f"198.51.100.{last}") for last in (1, 2, 3)] == [2, 1, 0]
 
 
 def test_a_call_is_removed_once() -> None:
