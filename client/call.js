@@ -30,6 +30,8 @@ const VOICELESS = "This network lets the picture through, but not your voice.";
  * - "figures", detail {import("./meter.js").Figures & {connection: string}}: about once a second,
  *   with the name of what the call goes over;
  * - "refused", detail string: the server could not do what was asked; the call goes on;
+ * - "restarting", detail number: the server ends within so many seconds, and the call comes back
+ *   once it is there again;
  * - "voiceless", detail string: the microphone was on, and what the call now goes over has no sound;
  * - "failed", detail string: the call could not be brought back and is over.
  */
@@ -223,6 +225,7 @@ export class Call extends EventTarget {
       if (message.type === "pong") meter.addRoundTrip(performance.now() - message.t);
       else if (message.type === "state") this.#emit("state", message);
       else if (message.type === "error") this.#emit("refused", message.error);
+      else if (message.type === "restarting") this.#emit("restarting", message.within_s);
       else if (message.type === "stats" && message.server_ms.p50 !== null) {
         const connection = this.#usesSocket ? "WebSocket" : "WebRTC";
         this.#emit("figures", { ...meter.read(await peer.getStats(), message), connection });

@@ -254,6 +254,7 @@ function listenTo(placed) {
       show();
     },
     reconnecting() {
+      showHelp(null); // It may have told that the server would restart.
       phase = "reconnecting";
       state = "waiting";
       delete $("avatar-frame").dataset.isMoving; // A lost connection leaves the video black.
@@ -268,6 +269,11 @@ function listenTo(placed) {
     figures: showFigures,
     refused(advice) {
       showHelp({ title: "That did not work", advice });
+    },
+    restarting(withinS) {
+      const seconds = Math.ceil(withinS);
+      const advice = `Your call breaks off within ${seconds} seconds and comes back by itself.`;
+      showHelp({ title: "The server is about to restart", advice });
     },
     voiceless(advice) {
       muteMicrophone();

@@ -215,6 +215,7 @@ def animate(
         UnsupportedStepsError: the model cannot do a request's number of denoising steps.
         ValueError: a request is for more frames than a clip may have, or its source or ICA state
             is another model's.
+        MemoryError: the device has no room for the clips; what it kept for later is given back.
     """
     for request in requests:
         model.check_steps(request.steps)
@@ -225,11 +226,22 @@ def animate(
     for rows in _alike(requests):
         group = [requests[row] for row in rows]
         if model.generator is not None and group[0].steps:
-            made = model.generator.animate(group, stage=stage)
+            made = _denoise(model.generator, group, stage)
         else:
             made = [_draw(model, request) for request in group]
         clips.update(zip(rows, made, strict=True))
     return [clips[row] for row in range(len(requests))]
+
+
+def _denoise(generator: Generator, group: Sequence[ClipRequest], stage: Stage) -> list[Clip]:
+    import torch
+
+    try:
+        return generator.animate(group, stage=stage)
+    except torch.OutOfMemoryError:
+        pass  # the error holds on to tensors: what they took is free only once it is gone
+    torch.cuda.empty_cache()
+    raise MemoryError(f"the device has no memory left for {len(group)} clips at a time")
 
 
 def _draw(model: Model, request: ClipRequest) -> Clip:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
+import signal
 import socket
 import sys
+from types import FrameType
 from typing import Final
 
 import uvicorn
@@ -14,6 +17,7 @@ from mimaface.errors import MimafaceError
 from mimaface.native_logs import hide_native_logs
 from server.app import create_app
 from server.config import ServerConfig, parse_config
+from server.drain import Drain
 from server.listen import tls_context, uvicorn_config
 from server.outputs import OutputError, check_outputs
 from server.rtc_patches import apply_patches
@@ -23,14 +27,33 @@ _UNREAD_MS: Final = 20_000
 
 
 class _Server(uvicorn.Server):
-    """Says where the page is once it can be opened."""
+    """Says where the page is once it can be opened, and drains when it is to end."""
 
-    announcement = ""
+    def __init__(self, config: uvicorn.Config, drain: Drain, *, announcement: str) -> None:
+        super().__init__(config)
+        self._drain = drain
+        self._announcement = announcement
+        self._is_to_drain = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            print(self.announcement, flush=True)
+            print(self._announcement, flush=True)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Drain at the first SIGTERM; end at once at the second, or at an interrupt."""
+        if sig != signal.SIGTERM:
+            super().handle_exit(sig, frame)
+        elif self._is_to_drain:
+            self.should_exit = True  # uvicorn's own way would end with the signal, not with 0
+        else:
+            self._is_to_drain = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Look whether to end."""
+        if self._is_to_drain:
+            self._drain.begin(asyncio.get_running_loop().time())
+        return await super().on_tick(counter) or self._drain.is_over
 
 
 def main() -> int:
@@ -66,16 +89,20 @@ def main() -> int:
     logging.getLogger("httpx2").setLevel(logging.WARNING)  # tells whole addresses, secrets and all
     apply_patches()
     print("Loading the model ...", flush=True)
+    drain = Drain(config.drain_s)
     try:
-        app = create_app(config, load_model(config))
+        app = create_app(config, load_model(config), drain)
     except MimafaceError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
-    server = _Server(uvicorn_config(app, tls))
-    server.announcement = _announcement(config, listener.getsockname()[1])
-    server.run([listener])
+    announcement = _announcement(config, listener.getsockname()[1])
+    server = _Server(uvicorn_config(app, tls), drain, announcement=announcement)
+    try:
+        server.run([listener])
+    except KeyboardInterrupt:  # uvicorn passes it on once it has ended
+        return 130
     return 0 if server.started else 1
 
 

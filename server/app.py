@@ -24,9 +24,11 @@ from mimaface.errors import MimafaceError
 from server import health, whip
 from server.config import ServerConfig
 from server.control import describe
+from server.drain import Drain
 from server.guard import GuardMiddleware
 from server.http import (
     GENERATED,
+    RESTARTING,
     answer_error,
     answer_fault,
     busy,
@@ -50,8 +52,11 @@ _UPLOAD_S: Final = 30.0  # 8 MiB then need 2.2 Mbit/s
 _MAX_TTL_S: Final = 3600.0  # that a session may wait for its driver
 
 
-def create_app(config: ServerConfig, model: Model) -> Starlette:
-    """Return the server as an ASGI application; portraits are encoded when it starts."""
+def create_app(config: ServerConfig, model: Model, drain: Drain | None = None) -> Starlette:
+    """Return the server as an ASGI application; portraits are encoded when it starts.
+
+    Once `drain` has begun it takes no more sessions.
+    """
     return Starlette(
         routes=[
             Route("/", index),
@@ -78,15 +83,15 @@ def create_app(config: ServerConfig, model: Model) -> Starlette:
             )
         ],
         exception_handlers={HTTPException: answer_error, Exception: answer_fault},
-        lifespan=partial(_lifespan, config=config, model=model),
+        lifespan=partial(_lifespan, config=config, model=model, drain=drain or Drain()),
     )
 
 
 @contextlib.asynccontextmanager
 async def _lifespan(
-    _app: Starlette, *, config: ServerConfig, model: Model
+    _app: Starlette, *, config: ServerConfig, model: Model, drain: Drain
 ) -> AsyncIterator[dict[str, Any]]:
-    async with run_services(config, model) as services, run_outputs(services):
+    async with run_services(config, model, drain) as services, run_outputs(services):
         yield {
             "services": services,
             "uploads": asyncio.Semaphore(_MAX_UPLOADS_AT_ONCE),
@@ -179,6 +184,9 @@ async def create_session(request: Request) -> Response:
         raise HTTPException(422, f"ttl_s must be above 0 and at most {_MAX_TTL_S:g} seconds.")
     if source is None:
         raise HTTPException(404, "There is no such portrait any more. Choose another one.")
+    if services.drain.is_on:
+        services.metrics.reject("restart")
+        raise busy(RESTARTING)
     if services.calls.is_full:
         services.metrics.reject("full")
         raise busy("All places are taken. Try again in a moment.")

@@ -40,6 +40,7 @@ class ServerConfig:
         upload_ttl_s: how long an unused photo is kept.
         session_ttl_s: how long a session outlives its peer connection, for a reconnect.
         connect_timeout_s: how long a peer connection may take to come up.
+        drain_s: how long calls may go on once the server is asked to end (SIGTERM).
         max_viewers: of one session over WHEP.
         max_sessions_per_address: likewise from one address; 0 for no such limit.
         max_session_s: how long a session may last; 0 for as long as its driver stays.
@@ -81,6 +82,7 @@ class ServerConfig:
     upload_ttl_s: float = 3600.0
     session_ttl_s: float = 30.0
     connect_timeout_s: float = 10.0
+    drain_s: float = 10.0
     max_viewers: int = 8
     max_sessions_per_address: int = 0
     max_session_s: float = 0.0
@@ -127,6 +129,8 @@ class ServerConfig:
                 "max_sessions_per_address must not be negative, "
                 f"found {self.max_sessions_per_address}"
             )
+        if self.drain_s < 0:
+            raise ValueError(f"drain_s must not be negative, found {self.drain_s}")
         if self.max_session_s < 0:
             raise ValueError(f"max_session_s must not be negative, found {self.max_session_s}")
         if self.tls_key and not self.tls_cert:

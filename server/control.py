@@ -60,10 +60,13 @@ class Control:
         self._allowance = MAX_MESSAGES_PER_S
 
     async def run(self) -> None:
-        """Report changes of state as they come, and the statistics once a second."""
+        """Report changes of state as they come, and the statistics once a second.
+
+        The other side is told once when the server is about to restart.
+        """
         loop = asyncio.get_running_loop()
         told: dict[str, Any] = {}
-        tick = 0
+        tick, is_warned = 0, False
         while self._channel.is_open:
             now_s = loop.time()
             live = self._call.live
@@ -71,6 +74,10 @@ class Control:
             if state != told:
                 self._send({"type": "state"} | state)
                 told = state
+            if self._call.drain.is_on and not is_warned:
+                left_s = self._call.drain.left_s(now_s)
+                self._send({"type": "restarting", "within_s": round(left_s, 1)})
+                is_warned = True
             if tick % _TICKS_PER_STATS == 0:
                 self._allowance = MAX_MESSAGES_PER_S
                 stats = await describe(self._call, now_s)

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from server.http import busy
+from server.http import RESTARTING, busy
 from server.metrics import CONTENT_TYPE
 from server.services import Services
 
@@ -28,7 +28,10 @@ async def livez(_request: Request) -> Response:
 
 async def readyz(request: Request) -> Response:
     """Answer 200 while there is room for another call."""
-    if not _free(request.state.services):
+    services: Services = request.state.services
+    if services.drain.is_on:
+        raise busy(RESTARTING)
+    if not _free(services):
         raise busy("All places are taken.")
     return JSONResponse({"status": "ready"})
 
@@ -54,6 +57,8 @@ async def get_metrics(request: Request) -> Response:
 
 
 def _free(services: Services) -> int:
+    if services.drain.is_on:
+        return 0
     # A machine that has not made a clip yet knows of one place.
     sessions, capacity = len(services.calls), services.admission.capacity or 1
     return max(min(services.config.max_sessions, capacity) - sessions, 0)

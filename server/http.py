@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 _RETRY_AFTER_S: Final = 5
+RESTARTING: Final = "The server is about to restart. Try again in a moment."
 GENERATED: Final = {"X-AI-Generated": "true"}  # on what brings an avatar
 _MEDIA_PATHS: Final = ("/v1/whip/", "/v1/whep/")
 

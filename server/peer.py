@@ -24,7 +24,7 @@ from aiortc import (
 )
 from aiortc.exceptions import InvalidStateError, OperationError
 from aiortc.mediastreams import MediaStreamTrack
-from aiortc.stats import RTCRemoteInboundRtpStreamStats
+from aiortc.stats import RTCRemoteInboundRtpStreamStats, RTCTransportStats
 
 from server import tracks
 from server.rtc_receiver import RepairedReceiver
@@ -54,12 +54,15 @@ _REFUSALS: Final = (
     InvalidStateError,
 )
 
+_LOOKS: Final = 10  # at what has arrived, within the silence that ends a connection
+
 
 class Peer:
     """A peer connection that answers one offer.
 
-    It closes itself, and says so through `on_close`, when it is not connected in time or when
-    the other side goes away.
+    It closes itself, and says so through `on_close`, when it is not connected in time, when the
+    other side goes away, or when nothing at all comes from there any more: no media, no reports on
+    it, no `ctrl`. A muted camera is no such silence.
     """
 
     def __init__(
@@ -72,11 +75,13 @@ class Peer:
         on_channel: Callable[[RTCDataChannel], Coroutine[Any, Any, None]] | None = None,
         sound: MediaStreamTrack | None = None,
         microphone: Sound | None = None,
+        silence_s: float = 10.0,
     ) -> None:
         """Prepare to send `avatar`, with `sound`, and to feed `live` and `microphone`.
 
         A publisher's connection has no avatar and a viewer's feeds nothing. `on_channel` runs
-        along with `ctrl`.
+        along with `ctrl`; `silence_s` is the silence that ends the connection. Without it aiortc
+        takes half a minute to notice that the other side has vanished.
         """
         self._live = live
         self._microphone = microphone or Sound()  # a track that is not read grows without bound
@@ -104,7 +109,7 @@ class Peer:
         self._connection.on("track", self._start_pump)
         self._connection.on("datachannel", self._start_channel)
         self._connection.on("connectionstatechange", self._follow_state)
-        self._start(self._close_unless_connected(connect_timeout_s))
+        self._start(self._watch(connect_timeout_s, silence_s))
 
     async def answer(self, offer: str) -> str:
         """Return the answer to an offer; both are SDP with all candidates.
@@ -118,6 +123,11 @@ class Peer:
             answer = await self._connection.createAnswer()
             await self._connection.setLocalDescription(answer)
             sdp = require_rtcp_mux(self._connection.localDescription.sdp)
+        except OperationError as error:
+            kind = "audio" if "audio" in str(error) else "video"
+            raise OfferError(
+                f"No codec of the section of {kind} is one of this server's."
+            ) from error
         except _REFUSALS as error:
             raise OfferError(f"The offer cannot be answered: {error!r}") from error
         if self._sender is not None:
@@ -206,13 +216,31 @@ class Peer:
         elif state in ("failed", "closed"):
             self._start(self.close())
 
-    async def _close_unless_connected(self, timeout_s: float) -> None:
+    async def _watch(self, connect_timeout_s: float, silence_s: float) -> None:
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(connect_timeout_s):
                 await self._is_connected.wait()
         except TimeoutError:
-            logger.info("a peer connection did not come up in %.0f s", timeout_s)
+            logger.info("a peer connection did not come up in %.0f s", connect_timeout_s)
             await self.close()
+            return
+        received, silent = 0, 0
+        # Looks are counted, not seconds: while the loop is held up it takes no packets either.
+        while silent < _LOOKS:
+            await asyncio.sleep(silence_s / _LOOKS)
+            before, received = received, await self._packets_received()
+            silent = silent + 1 if received == before else 0
+        logger.info("a peer connection was silent for %.0f s", silence_s)
+        await self.close()
+
+    async def _packets_received(self) -> int:
+        reports = [
+            report
+            for receiver in self._connection.getReceivers()
+            for report in (await receiver.getStats()).values()
+        ]
+        # Where the media share a transport, each tells of it.
+        return sum(each.packetsReceived for each in reports if isinstance(each, RTCTransportStats))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

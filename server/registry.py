@@ -14,6 +14,7 @@ from typing import Protocol
 from mimaface.types import Appearance
 from server.auth import new_id
 from server.broadcast import Broadcast
+from server.drain import Drain
 from server.legs import Leg
 from server.sound import Sound
 from streaming.live import LiveSession
@@ -107,6 +108,7 @@ class Call:
         peer: the driver's connection, if there is one.
         publisher: the same as a WHIP session, if it is one.
         viewers: the WHEP sessions by their ids.
+        drain: tells whether the server is about to end, and the call with it.
         is_changing: held while the driver's connection is replaced or the call ends.
     """
 
@@ -123,6 +125,7 @@ class Call:
     publisher: Leg | None = None
     sound: Sound = field(default_factory=Sound)
     viewers: dict[str, Leg] = field(default_factory=dict)
+    drain: Drain = field(default_factory=Drain)
     is_changing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 

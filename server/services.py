@@ -28,6 +28,7 @@ from server.auth import SECRET_BYTES, Grant, Scope, new_id, sign
 from server.broadcast import Broadcast
 from server.config import ServerConfig
 from server.control import Control, DataChannel
+from server.drain import Drain
 from server.ice import ice_servers
 from server.latency_marker import LatencyMarker, MarkedExtractor
 from server.legs import Leg
@@ -66,6 +67,7 @@ class Services:
     calls: Calls
     admission: Admission
     metrics: Metrics
+    drain: Drain
     secret: bytes = field(repr=False)
 
     async def add_upload(self, photo: bytes) -> Source:
@@ -114,6 +116,7 @@ class Services:
             ttl_s=ttl_s,
             address=address,
             ends_s=now_s() + (config.max_session_s or math.inf),
+            drain=self.drain,
         )
         self.calls.add(call)
         logger.info("call %s started with portrait %s", call_id[:6], source.name)
@@ -302,7 +305,9 @@ def offered_steps(model: Model, config: ServerConfig) -> list[int]:
 
 
 @contextlib.asynccontextmanager
-async def run_services(config: ServerConfig, model: Model) -> AsyncIterator[Services]:
+async def run_services(
+    config: ServerConfig, model: Model, drain: Drain
+) -> AsyncIterator[Services]:
     """Encode the portraits and get ready; at the end close every call and every thread."""
     loop = asyncio.get_running_loop()
     # aiortc encodes on the loop's default executor, which is left to it alone.
@@ -344,6 +349,7 @@ async def run_services(config: ServerConfig, model: Model) -> AsyncIterator[Serv
                 calls=calls,
                 admission=admission,
                 metrics=Metrics(calls, model, clock=loop.time),
+                drain=drain,
                 secret=config.token_secret.encode() or secrets.token_bytes(SECRET_BYTES),
             )
             sweeper = asyncio.create_task(_sweep(services))
@@ -394,3 +400,5 @@ async def _sweep(services: Services) -> None:
                 await services.close_call(call, "expired")
             except Exception:
                 logger.exception("call %s did not end cleanly", call.id[:6])
+        connected = sum(call.peer is not None for call in services.calls)
+        services.drain.look(now_s(), calls=connected)

@@ -131,6 +131,20 @@ class Ladder:
             self._costs.append((now_s, (now_s - asked_s) / frames))
             self._judge(now_s)
 
+    def overflowed(self, now_s: float) -> None:
+        """Take that there was no memory for a clip: go down to fewer steps, where there are."""
+        steps = self.rung.steps
+        fewer = next((i for i, rung in enumerate(self._rungs) if rung.steps < steps), None)
+        if fewer is None:
+            return
+        for record in self._records[:fewer]:
+            record.failures += 1
+            record.barred_until_s = now_s + _bar_s(record.failures)
+            record.ratio = math.inf
+        self._enter(fewer, now_s)
+        self._roomy_since_s = now_s
+        self._load_before_climb = None
+
     def _judge(self, now_s: float) -> None:
         # However slow the frames are, two of them are enough to fall.
         _forget(self._ages, now_s - _WINDOW_S, keep=2)
@@ -173,8 +187,7 @@ class Ladder:
             record.barred_until_s = float("-inf")
         elif self._load_before_climb is not None:
             record.failures += 1
-            bar_s = min(_UP_AFTER_S * 2**record.failures, _LONGEST_BAR_S)
-            record.barred_until_s = now_s + bar_s
+            record.barred_until_s = now_s + _bar_s(record.failures)
             record.ratio = load / self._load_before_climb
 
     def _look_up(self, now_s: float) -> None:
@@ -220,6 +233,10 @@ class Pace:
         is_on_grid = time_s - self._due_s < interval_s
         self._due_s = (self._due_s if is_on_grid else time_s) + interval_s
         return True
+
+
+def _bar_s(failures: int) -> float:
+    return min(_UP_AFTER_S * 2.0**failures, _LONGEST_BAR_S)
 
 
 def _forget(samples: deque[Sample], before_s: float, *, keep: int) -> None:

@@ -311,6 +311,9 @@ class LiveSession:
                 frames, request = self._session.complete(clip)
                 self._playout.put(frames, now_s)
             else:
+                if isinstance(error, MemoryError):
+                    self._ladder.overflowed(now_s)
+                    self._session.steps = self._ladder.rung.steps
                 request = self._session.fail()
         if error is None:
             self._note("render", now_s, now_s - asked_s)

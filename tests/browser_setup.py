@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -88,22 +90,34 @@ class RunningServer:
     """A server process and where it listens."""
 
     url: str
-    pid: int
+    process: subprocess.Popen[str]
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
 
 
 @contextlib.contextmanager
-def run_server(*arguments: str) -> Iterator[RunningServer]:
-    """Run the real server on a free port of this machine, until the block ends."""
-    command = [sys.executable, "-m", "server", "--port", "0", *arguments]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+def run_server(
+    *arguments: str, module: str = "server", **environ: str
+) -> Iterator[RunningServer]:
+    """Run the real server on a free port of this machine, until the block ends.
+
+    `module` may be one that runs it with something added.
+    """
+    command = [sys.executable, "-m", module, "--port", "0", *arguments]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, cwd=ROOT, env=os.environ | environ, stdin=pipe, stdout=pipe, text=True
+    ) as process:
         try:
             assert process.stdout is not None, "it was asked for"
             # The server says where it listens once it is ready.
             for line in process.stdout:
                 if found := re.search(r"http://localhost:(\d+)", line):
-                    yield RunningServer(url=f"http://127.0.0.1:{found[1]}", pid=process.pid)
+                    yield RunningServer(url=f"http://127.0.0.1:{found[1]}", process=process)
                     break
             else:
                 raise RuntimeError(f"the server ended with status {process.wait()}")
         finally:
-            process.terminate()
+            process.send_signal(signal.SIGINT)  # at SIGTERM it would let the calls go on
