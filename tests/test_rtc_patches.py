@@ -163,14 +163,14 @@ def test_no_stun_server_is_asked_by_default() -> None:
 def test_a_trickled_candidate_the_server_must_not_contact_is_left_out(
     unwanted: RTCIceCandidate,
 ) -> None:
-    kept, is_complete = asyncio.run(trickled(unwanted, candidate("192.0.2.1"), None))
-    assert kept == ["192.0.2.1"]
+    kept, is_complete = asyncio.run(trickled(unwanted, candidate("8.8.8.8"), None))
+    assert kept == ["8.8.8.8"]
     assert not is_complete  # the peer may still show its address by contacting the server
 
 
 @pytest.mark.usefixtures("_repaired")
 def test_a_flood_of_trickled_candidates_is_cut() -> None:
-    flood = [candidate("192.0.2.1", port=1024 + number) for number in range(2 * MAX_CANDIDATES)]
+    flood = [candidate("8.8.8.8", port=1024 + number) for number in range(2 * MAX_CANDIDATES)]
     kept, _ = asyncio.run(trickled(*flood))
     assert len(kept) == MAX_CANDIDATES
 
@@ -178,10 +178,10 @@ def test_a_flood_of_trickled_candidates_is_cut() -> None:
 @pytest.mark.usefixtures("_stock")
 def test_other_trickled_candidates_are_kept_and_names_are_not_looked_up() -> None:
     assert apply_patches()
-    names = (candidate("9b36eaac.local"), candidate("192.0.2.1", protocol="tcp"))
+    names = (candidate("9b36eaac.local"), candidate("8.8.8.8", protocol="tcp"))
     assert asyncio.run(trickled(*names)) == ([], False)
-    good = (candidate("192.0.2.1"), candidate("2001:db8::1"), None)
-    assert asyncio.run(trickled(*good)) == (["192.0.2.1", "2001:db8::1"], True)
+    good = (candidate("8.8.8.8"), candidate("2001:4860:4860::8888"), None)
+    assert asyncio.run(trickled(*good)) == (["8.8.8.8", "2001:4860:4860::8888"], True)
 
 
 class Noise(MediaStreamTrack):

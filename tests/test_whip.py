@@ -1,4 +1,7 @@
-"""WHIP and WHEP: the checklist, each test named after its id, and what they are for."""
+"""WHIP and WHEP: the checklist, each test named after its id, and what they are for.
+
+It is long because the checklist is: whoever looks for an id finds it here.
+"""
 
 import asyncio
 import os
