@@ -6,6 +6,8 @@
  * @property {number} size_px side of the square avatar
  * @property {number} fps
  * @property {number} max_upload_bytes
+ * @property {boolean} is_recorded whether the server keeps the avatar and the voice in a file
+ * @property {boolean} is_sent_on whether it sends them on to another server
  *
  * @typedef {object} Portrait
  * @property {string} id

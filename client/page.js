@@ -568,6 +568,14 @@ function wire() {
   });
 }
 
+/** Say so when the avatar and the voice reach more than those who have the address. */
+function showWhereItGoes() {
+  const ways = [config.is_recorded && "recorded", config.is_sent_on && "sent on to another server"];
+  const said = ways.filter(Boolean).join(" and ");
+  $("kept").hidden = !said;
+  setText($("kept"), `The avatar and your voice are ${said} here.`);
+}
+
 async function load() {
   wire();
   $("fullscreen").hidden = !document.fullscreenEnabled; // An iPhone cannot.
@@ -575,6 +583,7 @@ async function load() {
   try {
     const [loaded, portraits] = await Promise.all([fetchConfig(), fetchPortraits()]);
     config = loaded;
+    showWhereItGoes();
     const [first] = portraits.map(addPortrait);
     first.checked = true;
     choosePortrait(portraits[0]);

@@ -122,6 +122,8 @@ async def get_config(request: Request) -> Response:
             "size_px": services.model.config.size_px,
             "fps": services.config.fps,
             "max_upload_bytes": services.config.max_upload_bytes,
+            "is_recorded": bool(services.config.record),
+            "is_sent_on": bool(services.config.push),
         }
     )
 

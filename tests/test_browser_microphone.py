@@ -56,8 +56,9 @@ window.loudness = async (packets) => {
 
 
 @pytest.fixture(scope="module")
-def server_url() -> Iterator[str]:
-    with run_server("--size-px", "256", "--steps", "0") as server:
+def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("recordings")
+    with run_server("--size-px", "256", "--steps", "0", "--record", str(folder)) as server:
         yield server.url
 
 
@@ -113,3 +114,10 @@ def test_a_microphone_that_is_not_allowed_stays_off_and_the_call_goes_on(
     expect(microphone).to_have_attribute("aria-pressed", "false")
     expect(page.locator("#status")).to_have_text("Live")
     page.context.close()
+
+
+def test_a_person_is_told_that_the_server_records(browser: Browser, server_url: str) -> None:
+    page = browser.new_page()
+    page.goto(server_url)
+    expect(page.locator("#kept")).to_have_text("The avatar and your voice are recorded here.")
+    page.close()

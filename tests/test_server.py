@@ -116,6 +116,8 @@ def test_the_server_says_what_it_runs_and_that_it_does(client: httpx.Client) -> 
         "size_px": 256,
         "fps": 30,
         "max_upload_bytes": 8 * 1024 * 1024,
+        "is_recorded": False,
+        "is_sent_on": False,
     }
     assert client.get("/livez").status_code == 200
     assert client.get("/readyz").status_code == 200
