@@ -1,6 +1,7 @@
 # `make serve` runs the live avatar, `make test` runs every check. Both install what they need
 # into .venv first, once, in the versions of constraints.txt. PYTHON=... names another Python.
 # `make install` does that alone; docker/ runs it with EXTRAS=server.
+# `make soak` keeps a server busy for half an hour and looks whether it stays as it was.
 
 PYTHON ?= $(shell for name in python3.11 python3.12 python3; do \
   "$$name" --version >/dev/null 2>&1 && echo "$$name" && break; done)
@@ -8,7 +9,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 EXTRAS ?= server,dev
 
-.PHONY: serve test install
+.PHONY: serve test install soak
 
 serve: $(INSTALLED)
 	$(BIN)/python -m server $(ARGS)
@@ -21,6 +22,9 @@ test: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest $(ARGS)
+
+soak: $(INSTALLED)
+	$(BIN)/python -m tests.soak $(or $(ARGS),--minutes 30)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@command -v "$(PYTHON)" >/dev/null || \

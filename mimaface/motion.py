@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from mimaface.driver import Driver
 from mimaface.face_mesh import (
     EYES,
     canonical_face,
@@ -49,7 +50,10 @@ class MotionExtractor(Protocol):
 
 
 class FaceMeshExtractor:
-    """MediaPipe's face mesh with irises in video mode. One per session, used by one thread."""
+    """MediaPipe's face mesh with irises in video mode. One per session, used by one thread.
+
+    It keeps to one face while there are others (`Driver`).
+    """
 
     def __init__(self, *, frozen_after_s: float = math.inf) -> None:
         """Build MediaPipe's graph.
@@ -62,6 +66,7 @@ class FaceMeshExtractor:
         from mediapipe.python.solutions.face_mesh import FaceMesh
 
         self._graph: Any = FaceMesh(max_num_faces=1, refine_landmarks=True)
+        self._driver = Driver()
         self._previous: Pixels | None = None
         self._changed_s = 0.0
         self._frozen_after_s = frozen_after_s
@@ -72,10 +77,13 @@ class FaceMeshExtractor:
             raise ValueError(f"a frame must be uint8 [H, W, 3], found {rgb.dtype} {rgb.shape}")
         if self._is_frozen(time_s, rgb):
             return Motion.missing(time_s)
-        found = self._graph.process(np.ascontiguousarray(rgb)).multi_face_landmarks
+        picture = np.ascontiguousarray(self._driver.view(time_s, rgb))
+        found = self._graph.process(picture).multi_face_landmarks
         if not found:
             return Motion.missing(time_s)
         landmarks = np.array([(p.x, p.y, p.z) for p in found[0].landmark], np.float32)
+        if not self._driver.owns(time_s, landmarks):
+            return Motion.missing(time_s)
         return measure(time_s, landmarks, aspect=rgb.shape[1] / rgb.shape[0])
 
     def close(self) -> None:

@@ -19,6 +19,7 @@ from server.app import create_app
 from server.config import ServerConfig, parse_config
 from server.drain import Drain
 from server.listen import tls_context, uvicorn_config
+from server.memory import share_one_heap
 from server.outputs import OutputError, check_outputs
 from server.rtc_patches import apply_patches
 from server.services import load_model
@@ -58,6 +59,7 @@ class _Server(uvicorn.Server):
 
 def main() -> int:
     """Serve until interrupted; return the exit status."""
+    share_one_heap()
     try:
         config = parse_config(sys.argv[1:], os.environ)
         tls = tls_context(config)

@@ -305,9 +305,7 @@ def offered_steps(model: Model, config: ServerConfig) -> list[int]:
 
 
 @contextlib.asynccontextmanager
-async def run_services(
-    config: ServerConfig, model: Model, drain: Drain
-) -> AsyncIterator[Services]:
+async def run_services(config: ServerConfig, model: Model, drain: Drain) -> AsyncIterator[Services]:
     """Encode the portraits and get ready; at the end close every call and every thread."""
     loop = asyncio.get_running_loop()
     # aiortc encodes on the loop's default executor, which is left to it alone.

@@ -137,8 +137,9 @@ class Ladder:
         fewer = next((i for i, rung in enumerate(self._rungs) if rung.steps < steps), None)
         if fewer is None:
             return
+        has_held = now_s - self._entered_s >= _PROVEN_S
         for record in self._records[:fewer]:
-            record.failures += 1
+            record.failures = 1 if has_held else record.failures + 1
             record.barred_until_s = now_s + _bar_s(record.failures)
             record.ratio = math.inf
         self._enter(fewer, now_s)

@@ -98,9 +98,7 @@ class RunningServer:
 
 
 @contextlib.contextmanager
-def run_server(
-    *arguments: str, module: str = "server", **environ: str
-) -> Iterator[RunningServer]:
+def run_server(*arguments: str, module: str = "server", **environ: str) -> Iterator[RunningServer]:
     """Run the real server on a free port of this machine, until the block ends.
 
     `module` may be one that runs it with something added.

@@ -1,11 +1,14 @@
 """Clips from requests."""
 
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from mimaface.animate import animate, encode_source, load
 from mimaface.errors import UnsupportedStepsError
@@ -44,6 +47,20 @@ def test_steps_the_model_cannot_do_are_refused(appearances: list[Appearance]) ->
     request = ClipRequest(appearance=appearances[0], motion=scripted_motion(1), steps=3)
     with pytest.raises(UnsupportedStepsError, match="not 3"):
         animate(load("tiny", weights="none"), [request])
+
+
+def test_a_device_without_memory_says_so_and_goes_on(portrait: Path) -> None:
+    @contextmanager
+    def full(_stage: str) -> Iterator[None]:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        yield
+
+    model = load("tiny")
+    source = encode_source(model, portrait)
+    request = ClipRequest(appearance=source, motion=scripted_motion(1), steps=1)
+    with pytest.raises(MemoryError, match="no memory left for 2 clips"):
+        animate(model, [request, request], stage=full)
+    assert len(animate(model, [request])) == 1
 
 
 def test_absolute_motion_cannot_drive(appearances: list[Appearance]) -> None:

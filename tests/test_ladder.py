@@ -268,6 +268,29 @@ def test_without_such_a_forecast_it_is_repeated_after_twice_the_time() -> None:
     assert (ladder.index, ladder.switches) == (0, 4)
 
 
+def test_without_memory_for_a_clip_there_are_fewer_steps_until_it_is_tried_again() -> None:
+    is_scarce = True
+    tried_s = []
+    simulation = Simulation(lambda _steps, _time_s: 0.005, steps=(1, 0))
+    simulation.ladder.overflowed(0.0)
+    assert simulation.ladder.rung.steps == 0
+    for tick in range(1, 4000):
+        simulation.run(tick / CAMERA_FPS)
+        if is_scarce and simulation.ladder.rung.steps:
+            tried_s.append(tick / CAMERA_FPS)
+            simulation.ladder.overflowed(tick / CAMERA_FPS)
+            is_scarce = len(tried_s) < 3
+    assert simulation.ladder.index == 0, "it has its quality back"
+    waits_s = np.diff([0.0, *tried_s])
+    assert (waits_s >= [6, 12, 24]).all(), "each attempt costs a clip, so they become rare"
+
+
+def test_without_fewer_steps_nothing_can_be_done_about_memory() -> None:
+    ladder = Ladder(rungs_for([0], fps=30), deadline_s=DEADLINE_S)
+    ladder.overflowed(1.0)
+    assert ladder.index == 0
+
+
 def test_a_ladder_needs_rungs_and_a_deadline() -> None:
     with pytest.raises(ValueError, match="at least one rung"):
         Ladder([], deadline_s=0.1)

@@ -11,6 +11,7 @@ import pytest
 from mimaface.motion import MotionExtractor
 from mimaface.types import Clip, ClipRequest, Pixels
 from streaming.backend import Made
+from streaming.ladder import Ladder, Rung
 from streaming.types import DrivingFrame
 from tests.fakes import Extractor, driving_frame, paint, portrait
 from tests.stage import Stage, staged
@@ -180,6 +181,22 @@ def test_a_lost_clip_leaves_the_last_frame_and_the_session_goes_on(
         is_broken.clear()
         stage.drive()
     assert "broken device" in caplog.text
+
+
+def test_a_device_without_memory_makes_the_next_clips_with_fewer_steps() -> None:
+    def animate(requests: Sequence[ClipRequest]) -> Sequence[Clip]:
+        if requests[0].steps:
+            raise MemoryError("no memory left")
+        return paint(requests)
+
+    ladder = Ladder([Rung(steps=1, fps=30), Rung(steps=0, fps=30)], deadline_s=60.0)
+    with staged(animate, ladder=ladder) as stage:
+        stage.clock.now_s += 1 / 30
+        stage.live.feed(driving_frame(stage.clock.now_s))
+        stage.bell.wait_for(lambda: stage.live.rung.steps == 0)
+        stage.drive()
+        stats = stage.live.stats(stage.clock.now_s)
+    assert (stats.failed, stats.steps) == (1, 0)
 
 
 def test_an_extractor_that_cannot_be_built_leaves_the_portrait(

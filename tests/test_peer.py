@@ -33,7 +33,7 @@ from tests.fakes import Extractor, one_rung, paint, portrait
 class Scene:
     """A server's side with a fake model, and a browser's side to talk to it."""
 
-    def __init__(self, *, connect_timeout_s: float) -> None:
+    def __init__(self, *, connect_timeout_s: float, silence_s: float) -> None:
         self.clock = asyncio.get_running_loop().time
         self.backend = LocalBackend(paint, clock=self.clock)
         self.live = LiveSession(
@@ -61,6 +61,7 @@ class Scene:
             self.live,
             AvatarTrack(broadcast),
             connect_timeout_s=connect_timeout_s,
+            silence_s=silence_s,
             on_channel=self.control,
             on_close=lambda _peer: self.closed.set(),
         )
@@ -109,9 +110,14 @@ class Scene:
         self.backend.close()
 
 
-def play(script: Callable[[Scene], Awaitable[None]], *, connect_timeout_s: float = 30.0) -> None:
+def play(
+    script: Callable[[Scene], Awaitable[None]],
+    *,
+    connect_timeout_s: float = 30.0,
+    silence_s: float = 60.0,
+) -> None:
     async def main() -> None:
-        scene = Scene(connect_timeout_s=connect_timeout_s)
+        scene = Scene(connect_timeout_s=connect_timeout_s, silence_s=silence_s)
         try:
             async with asyncio.timeout(60):
                 await script(scene)
@@ -250,6 +256,31 @@ def test_the_server_notices_when_the_other_side_leaves() -> None:
         await scene.closed.wait()
 
     play(script)
+
+
+def test_the_server_notices_when_nothing_comes_from_the_other_side_any_more() -> None:
+    async def swallow(_data: bytes) -> None:
+        pass
+
+    async def script(scene: Scene) -> None:
+        await scene.connect()
+        await scene.until_shade(11)
+        # It still answers the checks of ICE, by which alone aiortc looks whether it is there.
+        scene.browser.getSenders()[0].transport.transport._send = swallow
+        await scene.closed.wait()
+
+    play(script, silence_s=1.0)
+
+
+def test_a_camera_that_sends_nothing_is_no_silence() -> None:
+    async def script(scene: Scene) -> None:
+        await scene.connect()
+        await scene.until_shade(11)
+        scene.browser.getSenders()[0].replaceTrack(None)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(scene.closed.wait(), 5.0)
+
+    play(script, silence_s=3.0)
 
 
 def test_closing_leaves_no_thread_of_the_connection() -> None:
