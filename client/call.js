@@ -254,10 +254,6 @@ export class Call extends EventTarget {
  */
 function addVideo(peer, camera) {
   const transceiver = peer.addTransceiver(camera, { direction: "sendrecv" });
-  // VP8 costs a CPU server half of what H.264 does, and its encoder there never queues.
-  const { codecs } = RTCRtpReceiver.getCapabilities("video");
-  const rank = (codec) => (codec.mimeType === "video/VP8" ? 0 : 1);
-  transceiver.setCodecPreferences(codecs.toSorted((a, b) => rank(a) - rank(b)));
   transceiver.receiver.jitterBufferTarget = 0; // A late frame is worth less than a lost one.
   return transceiver;
 }

@@ -22,7 +22,7 @@ from server.listen import tls_context, uvicorn_config
 from server.memory import share_one_heap
 from server.outputs import OutputError, check_outputs
 from server.rtc_patches import apply_patches
-from server.services import load_model
+from server.startup import load_model
 
 _UNREAD_MS: Final = 20_000
 

@@ -40,9 +40,10 @@ from server.limits import address_of, limit_rate, limit_sessions
 from server.outputs import run_outputs
 from server.rate import RateLimit
 from server.registry import Call, Calls
-from server.services import Services, now_s, run_services, unix_s
+from server.services import Services, now_s, unix_s
 from server.signaling import MAX_OFFER_BYTES, OfferError
 from server.socket import GONE
+from server.startup import run_services
 
 _CLIENT: Final = Path(__file__).parents[1] / "client"
 _PHOTO_TYPES: Final = ("image/jpeg", "image/png", "image/webp")

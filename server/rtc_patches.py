@@ -89,6 +89,11 @@ def apply_patches(version: str = aiortc.__version__) -> bool:
     return False
 
 
+def is_repaired() -> bool:
+    """Return whether aiortc was repaired in this process."""
+    return all(getattr(module, name) is new for module, name, new in REPLACEMENTS)
+
+
 def _missing_names() -> list[str]:
     missing = [name for module, name, _ in REPLACEMENTS if not hasattr(module, name)]
     # The names of an object are known only of an object; this one receives nothing.

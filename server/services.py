@@ -1,30 +1,24 @@
-"""What runs behind the routes: the model, the threads, and the calls from start to end."""
+"""What runs behind the routes: the calls, from start to end."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
-import os
-import secrets
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
-from typing import Any, Final, Literal, TypeVar, get_args
+from typing import Any, Final, TypeVar, get_args
 
-import cv2
 from aiortc import RTCDataChannel
 from starlette.websockets import WebSocket
 
-from mimaface.animate import Model, animate, load
-from mimaface.motion import FaceMeshExtractor, MotionExtractor, RelativeMotion
-from mimaface.types import ClipRequest, Motion
+from mimaface.animate import Model
+from mimaface.motion import FaceMeshExtractor, MotionExtractor
 from server.alpha import Form
-from server.auth import SECRET_BYTES, Grant, Scope, new_id, sign
+from server.auth import Grant, Scope, new_id, sign
 from server.broadcast import Broadcast
 from server.config import ServerConfig
 from server.control import Control, DataChannel
@@ -34,7 +28,7 @@ from server.latency_marker import LatencyMarker, MarkedExtractor
 from server.legs import Leg
 from server.metrics import Metrics, Result
 from server.peer import Peer
-from server.portraits import encode_built_in, encode_upload
+from server.portraits import encode_upload
 from server.registry import Call, Calls, Connection, Source, Sources
 from server.signaling import OfferError, wants_sound
 from server.socket import SocketPeer
@@ -50,8 +44,6 @@ from streaming.metrics import Stage
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_SWEEP_S: Final = 1.0
-_MOST_CLIPS_AT_ONCE: Final = 8
 _FROZEN_AFTER_S: Final = 1.0
 
 
@@ -279,84 +271,9 @@ class Services:
         return await loop.run_in_executor(self.workers, partial(function, *arguments))
 
 
-def load_model(config: ServerConfig) -> Model:
-    """Load the model that the settings name.
-
-    Raises:
-        WeightsError: its weights cannot be used.
-        UnsupportedStepsError: it cannot do the steps that the settings name.
-    """
-    weights: Path | Literal["none"] | None = Path(config.weights) if config.weights else None
-    if weights is None and not config.steps:
-        weights = "none"  # nothing else is needed
-    model = load(config.model, size_px=config.size_px, weights=weights)
-    model.check_steps(config.steps)
-    if model.generator is not None and model.generator.int8 is None:
-        import torch
-
-        # A core stays free for tracking and encoding: torch's threads wait for the slowest one.
-        torch.set_num_threads(max((os.cpu_count() or 1) - 1, 1))
-    return model
-
-
 def offered_steps(model: Model, config: ServerConfig) -> list[int]:
     """Return the numbers of denoising steps a session may come to, from the settings' downwards."""
     return [steps for steps in model.steps if steps <= config.steps]
-
-
-@contextlib.asynccontextmanager
-async def run_services(config: ServerConfig, model: Model, drain: Drain) -> AsyncIterator[Services]:
-    """Encode the portraits and get ready; at the end close every call and every thread."""
-    loop = asyncio.get_running_loop()
-    # aiortc encodes on the loop's default executor, which is left to it alone.
-    encoders = ThreadPoolExecutor(config.max_sessions, thread_name_prefix="encode")
-    loop.set_default_executor(encoders)
-    # Its workers spin while they wait, which costs the other threads more than it gains.
-    cv2.setNumThreads(1)
-    with ThreadPoolExecutor(2, thread_name_prefix="worker") as workers:
-        sources = Sources(max_uploads=config.max_uploads, upload_ttl_s=config.upload_ttl_s)
-        has_gpu = model.generator is not None and model.generator.device.type != "cpu"
-        admission = Admission(
-            lowest_steps=min(offered_steps(model, config)),
-            new_frames=model.config.new_frames,
-            cores=os.cpu_count() or 1,
-            has_gpu=has_gpu,
-            fps=config.admission_fps,
-        )
-        backend = LocalBackend(
-            partial(animate, model),
-            clock=loop.time,
-            gather_s=model.config.new_frames / config.fps / 4,
-            # A processor makes a batch no sooner than its clips one by one.
-            max_batch=_MOST_CLIPS_AT_ONCE if has_gpu else 1,
-            on_made=admission.add,
-        )
-        with contextlib.closing(backend):
-            for portrait in await loop.run_in_executor(workers, encode_built_in, model, backend):
-                sources.add_portrait(portrait)
-            await loop.run_in_executor(
-                workers, _warm_up, backend, sources.portraits(), model, config
-            )
-            calls = Calls(max_sessions=config.max_sessions)
-            services = Services(
-                config=config,
-                model=model,
-                backend=backend,
-                workers=workers,
-                sources=sources,
-                calls=calls,
-                admission=admission,
-                metrics=Metrics(calls, model, clock=loop.time),
-                drain=drain,
-                secret=config.token_secret.encode() or secrets.token_bytes(SECRET_BYTES),
-            )
-            sweeper = asyncio.create_task(_sweep(services))
-            try:
-                yield services
-            finally:
-                sweeper.cancel()
-                for call in services.calls:
-                    await services.close_call(call)
 
 
 def now_s() -> float:
@@ -367,36 +284,3 @@ def now_s() -> float:
 def unix_s() -> float:
     """Return the seconds since 1970, which tokens and TURN credentials end by."""
     return datetime.now(UTC).timestamp()
-
-
-def _warm_up(
-    backend: LocalBackend, portraits: Sequence[Source], model: Model, config: ServerConfig
-) -> None:
-    # What is slow the first time (imports, compiled code, kernels of a clip's shape) must not be
-    # so for the first caller, nor when the first one goes down a rung.
-    extractor = FaceMeshExtractor()
-    relative = RelativeMotion()
-    for portrait in portraits:
-        motion = relative.push(extractor.extract(0.0, portrait.appearance.source))
-        still = Motion.concatenate([motion] * model.config.new_frames)
-        for steps in offered_steps(model, config):
-            ica = None
-            for _ in ("a first clip", "a later one"):
-                request = ClipRequest(
-                    appearance=portrait.appearance, motion=still, ica=ica, steps=steps
-                )
-                ica = backend.submit(request, due_s=math.inf).result().ica
-    extractor.close()
-
-
-async def _sweep(services: Services) -> None:
-    while True:
-        await asyncio.sleep(_SWEEP_S)
-        services.sources.sweep(now_s())
-        for call in services.calls.expired(now_s()):
-            try:
-                await services.close_call(call, "expired")
-            except Exception:
-                logger.exception("call %s did not end cleanly", call.id[:6])
-        connected = sum(call.peer is not None for call in services.calls)
-        services.drain.look(now_s(), calls=connected)

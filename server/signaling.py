@@ -109,9 +109,11 @@ def declare_generated(answer: str) -> str:
 def raise_uplink_bitrate(answer: str) -> str:
     """Return the answer with a hint to Chromium to send a good picture from the first second."""
     hint = f"x-google-start-bitrate={_START_KBPS};x-google-min-bitrate={_MIN_KBPS}"
-    return re.sub(
-        r"^(a=rtpmap:(\d+) VP8/90000)\r?$",
-        rf"\1\r\na=fmtp:\2 {hint}\r",
-        answer,
-        flags=re.MULTILINE,
-    )
+    codecs = re.findall(r"^a=rtpmap:(\d+) (?:VP8|H264)/90000\r?$", answer, flags=re.MULTILINE)
+    for payload in codecs:
+        rtpmap, fmtp = rf"^(a=rtpmap:{payload} .*?)\r?$", rf"^(a=fmtp:{payload} .*?)\r?$"
+        answer, had_parameters = re.subn(fmtp, rf"\1;{hint}\r", answer, flags=re.MULTILINE)
+        if not had_parameters:
+            hinted = rf"\1\r\na=fmtp:{payload} {hint}\r"
+            answer = re.sub(rtpmap, hinted, answer, flags=re.MULTILINE)
+    return answer

@@ -14,7 +14,7 @@ import uvicorn
 from server.app import create_app
 from server.config import ServerConfig
 from server.listen import tls_context, uvicorn_config
-from server.services import load_model
+from server.startup import load_model
 
 
 class Server(uvicorn.Server):

@@ -98,11 +98,16 @@ def test_an_unusable_offer_is_refused_with_a_reason(offer: str, message: str) ->
 
 
 def test_the_answer_asks_for_a_good_picture_at_once() -> None:
-    answer = "m=video 9 X 97 99\r\na=rtpmap:97 VP8/90000\r\na=rtpmap:99 H264/90000\r\na=mid:0\r\n"
+    answer = (
+        "m=video 9 X 97 98 99\r\na=rtpmap:97 VP8/90000\r\na=rtpmap:98 rtx/90000\r\n"
+        "a=fmtp:98 apt=97\r\na=rtpmap:99 H264/90000\r\na=fmtp:99 packetization-mode=1\r\n"
+        "a=mid:0\r\n"
+    )
+    hint = "x-google-start-bitrate=2000;x-google-min-bitrate=600"
     assert raise_uplink_bitrate(answer) == (
-        "m=video 9 X 97 99\r\na=rtpmap:97 VP8/90000\r\n"
-        "a=fmtp:97 x-google-start-bitrate=2000;x-google-min-bitrate=600\r\n"
-        "a=rtpmap:99 H264/90000\r\na=mid:0\r\n"
+        f"m=video 9 X 97 98 99\r\na=rtpmap:97 VP8/90000\r\na=fmtp:97 {hint}\r\n"
+        "a=rtpmap:98 rtx/90000\r\na=fmtp:98 apt=97\r\n"
+        f"a=rtpmap:99 H264/90000\r\na=fmtp:99 packetization-mode=1;{hint}\r\na=mid:0\r\n"
     )
 
 
