@@ -321,6 +321,7 @@ function calibrate() {
 function togglePause() {
   isPaused = !isPaused;
   camera.enabled = !isPaused; // The browser then sends black, whatever the server does.
+  if (microphone) microphone.enabled = !isPaused;
   call.setPaused(isPaused);
   show();
 }
@@ -407,6 +408,7 @@ async function toggleMicrophone() {
     isOpeningMicrophone = false;
   }
   if (call !== joined) return opened.stop(); // The call was stopped meanwhile.
+  opened.enabled = !isPaused;
   try {
     await call.setMicrophone(opened);
   } catch (error) {
