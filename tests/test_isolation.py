@@ -48,8 +48,14 @@ class Device:
         return animate(self._model, requests)
 
     def make(self, requests: Sequence[ClipRequest]) -> list[Future[Clip]]:
-        is_asked = threading.Event()
-        self.backend.call(lambda: is_asked.wait(20))
+        is_held, is_asked = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            is_held.set()
+            is_asked.wait(20)
+
+        self.backend.call(hold)
+        is_held.wait(20)
         futures = [self.backend.submit(request, due_s=100.0) for request in requests]
         is_asked.set()
         for future in futures:
