@@ -218,7 +218,7 @@ def test_a_key_fills_the_background_with_one_colour(
     show(page, url, session, "&alpha=key&chroma=0000ff")
     page.evaluate(FRAMES, 30)
     found = shot(page)
-    np.testing.assert_allclose(found[:40, :40], np.broadcast_to((0, 0, 255), (40, 40, 3)), atol=12)
+    np.testing.assert_allclose(found[:40, :40], np.broadcast_to((0, 0, 255), (40, 40, 3)), atol=16)
     inner = (truth.matte == 255) & ~truth.edge
     assert np.abs(found - truth.person)[inner].mean() < 12
 
