@@ -43,7 +43,7 @@ async def out_of_memory(bench: Bench) -> Outcome:
     """Let a server that denoises run out of memory for that."""
     arguments = ("--size-px", "256", "--steps", "1", "--latency-marker")
     # However slow the machine is, the steps are not taken away for that.
-    settings = {"MIMAFACE_LATENCY_BUDGET_S": "5"}
+    settings = {"MIMAFACE_LATENCY_BUDGET_S": "5", "MIMAFACE_FPS": "5"}
     with run_server(*arguments, module="tests.faults.server", **settings) as server:
         async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
             return await _run_out_of_memory(replace(bench, client=client, server=server))

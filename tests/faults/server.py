@@ -16,7 +16,7 @@ from dataclasses import replace
 from mimaface.animate import Model, animate
 from mimaface.native_logs import hide_native_logs
 from mimaface.types import Clip, ClipRequest
-from server import __main__, services
+from server import __main__, startup
 
 
 class Device:
@@ -44,6 +44,6 @@ class Device:
 if __name__ == "__main__":
     hide_native_logs()
     device = Device()
-    services.animate = device.animate  # type: ignore[assignment] # it has no stages to watch
+    startup.animate = device.animate  # type: ignore[assignment] # it has no stages to watch
     threading.Thread(target=device.obey, daemon=True).start()
     sys.exit(__main__.main())
