@@ -31,6 +31,7 @@ async def _break_device(bench: Bench, order: str, seconds: float) -> Outcome:
         back_s = await settle(call, base)
         is_up = not call.is_closed.is_set()
         seen = call.seen(start_s, start_s + seconds)
+    assert seen.freeze_s > 0.8 * seconds, "the device did not fail"
     return Outcome(
         measured=f"{'still' if is_up else 'not'} connected, the frame held for "
         f"{seen.freeze_s:.1f} s, live again {back_s:.1f} s after",
