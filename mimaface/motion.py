@@ -277,9 +277,11 @@ class Neutral:
     def deviation(self, seen: _Row) -> _Row:
         """Return how absolute motion deviates from this neutral, in canonical proportions."""
         shape = canonical_face().vertices + seen.expression.reshape(-1, 3)
+        nearer = self._mean.translation[2] / seen.translation[2]
+        shift = nearer * seen.translation[:2] - self._mean.translation[:2]
         return _Row(
             rotation=seen.rotation - self._mean.rotation,
-            translation=seen.translation - self._mean.translation,
+            translation=np.append(shift, np.log(nearer)).astype(np.float32),
             expression=((shape - self._shape) / self._proportions).ravel(),
             gaze=seen.gaze - self._mean.gaze,
         )

@@ -19,13 +19,16 @@ from mimaface.types import Floats, Pixels, Reals
 CHEEKS: Final = (50, 280, 205, 425)
 TEETH_WIDTHS: Final = (0.094, 0.072, 0.078, 0.076)  # head units: 8.5 mm and so on
 CROWN: Final = 0.11  # head units, 10 mm: height of an upper tooth
-LEAST_SHOWN: Final = 0.05  # head units that lips are open by, for what is between them to be used
+LEAST_SHOWN: Final = 0.08  # head units that lips are open by, for what is between them to be used
 MOUTH_CORNER: Final = (-0.4, -0.2)  # head units
 MOUTH_TEXELS: Final = (192, 96)
 MOUTH_TEXELS_PER_UNIT: Final = 240.0
 BACKGROUND_LIKENESS: Final = 14  # levels of 255 that a wall may differ from its surroundings
 GRABCUT_SIDE: Final = 384  # pixels; it takes half a second
 DISTINCT: Final = 40  # levels of 255 from which on the colours tell a person from what is behind
+LASHES: Final = 0.2  # eye widths that lashes and their shadow reach beyond the lids
+SKIN_AROUND: Final = 0.5  # eye widths beyond them from which the skin of shut lids is taken
+LEAST_SKIN: Final = 0.8  # of its brightness: what is darker is no bare skin
 CLEAR: Final = 0.06  # share of the person, or the background, that is nothing but noise
 
 
@@ -155,16 +158,29 @@ def _unmix(matte: Pixels, off: Floats, apart: Floats) -> Floats:
 
 
 def paint_lids(canvas: Canvas, points: Reals) -> Pixels:
-    """Return the canvas with skin where the eyes [V, 2] (pixels) and their lashes are."""
-    known = np.ones(canvas.rgb.shape[:2], np.float32)
-    texels = canvas.to_texels(points)
+    """Return the canvas with skin where the eyes [V, 2] (pixels) and their lashes are.
+
+    The skin is that around them which is not much darker than the rest of it: no lashes, no
+    shadow of theirs, no brow and no rim of glasses.
+    """
+    lids = canvas.rgb.astype(np.float32)
+    grey, texels = lids.mean(axis=2), canvas.to_texels(points)
     for upper, lower in EYES:
         outline = texels[[*upper, *lower[-2:0:-1]]]
         wide = float(np.linalg.norm(texels[upper[0]] - texels[upper[-1]]))
-        reach = max(round(0.06 * wide), 1) * 2 + 1
-        eye = cv2.dilate(_polygon(known.shape, outline), np.ones((reach, reach), np.uint8))
-        known[eye > 0] = 0
-    return np.clip(_fill(canvas.rgb, known), 0, 255).astype(np.uint8)
+        eye = _polygon(grey.shape, outline)
+        lashes = _grown(eye, LASHES * wide)
+        around = (_grown(lashes, SKIN_AROUND * wide) > 0) & (lashes == 0)
+        known = around & (grey > LEAST_SKIN * np.quantile(grey[around], 0.75))
+        skin = _fill(lids, known.astype(np.float32))
+        share = cv2.blur(lashes, (3, 3))[..., None] / np.float32(255)
+        lids += share * (skin - lids)
+    return np.clip(lids, 0, 255).astype(np.uint8)
+
+
+def _grown(mask: Pixels, reach: float) -> Pixels:
+    side = max(round(reach), 1) * 2 + 1
+    return cv2.dilate(mask, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
 
 
 def paint_eyeball(canvas: Canvas, points: Reals, frame: Reals, eye: Contour, iris: int) -> Plate:

@@ -30,9 +30,12 @@ from mimaface.face_mesh import (
 from mimaface.raster import SURROUND, compose, look_up, rasterize
 from mimaface.types import VERTICES, Floats, MeshRender, Motion, Pixels, Reals
 
-CAMERA_DISTANCE: Final = 10.0  # head units from the camera to the head's origin, about 0.9 m
+# Head units from the camera to the head's origin. Landmarks are orthographic: so far away that the
+# difference cannot be seen, the head moves as they do.
+CAMERA_DISTANCE: Final = 100.0
 MOST_TURN: Final = 0.60  # rad away from the source's own pose; beyond, the texture is all guess
 MOST_SHIFT: Final = 0.6  # head units away from the source's own place
+MOST_ZOOM: Final = 0.25  # natural logarithm of the head's size over the source's own
 LEANING: Final = 0.35  # share of the head's shift that the shoulders go along with
 JAW: Final = (152, 175, 199)  # vertices on the chin's bone
 UPPER_LIP, LOWER_LIP = 13, 14  # middle of the inner lips
@@ -116,8 +119,10 @@ def render(mesh: SourceMesh, motion: Motion) -> MeshRender:
     size, samples = mesh.size_px, samples_px(mesh.size_px)
     pixels = np.empty((len(motion), size, size, 3), np.uint8)
     masks = np.empty((len(motion), size, size, 2), np.uint8)
+    landmarks = np.empty((len(motion), VERTICES, 2), np.float32)
     for frame in range(len(motion)):
         placed = _move(mesh, motion, frame)
+        landmarks[frame] = placed.points[:VERTICES, :2]
         scaled = placed.points * np.array([samples / size, samples / size, 1], np.float32)
         index, weights = rasterize(scaled, mesh.triangles, samples, samples)
         where = look_up(index, weights, mesh.triangles, mesh.uv)
@@ -132,7 +137,12 @@ def render(mesh: SourceMesh, motion: Motion) -> MeshRender:
         # Mixes the samples around each pixel; copies where there is one for each.
         cv2.resize(picture, (size, size), dst=pixels[frame], interpolation=cv2.INTER_LINEAR)
         cv2.resize(mask, (size, size), dst=masks[frame], interpolation=cv2.INTER_LINEAR)
-    return MeshRender(pixels=pixels, coverage=masks[..., 0], confidence=masks[..., 1])
+    return MeshRender(
+        pixels=pixels,
+        coverage=masks[..., 0],
+        confidence=masks[..., 1],
+        landmarks=landmarks,
+    )
 
 
 def place_landmarks(mesh: SourceMesh, motion: Motion) -> Floats:
@@ -161,15 +171,18 @@ def _move(mesh: SourceMesh, motion: Motion, frame: int) -> _Placed:
     head_to_camera = rotation_matrix(angles)
     turn = head_to_camera @ rotation_matrix(mesh.angles).T  # in camera space
     origin = mesh.origin + mesh.scale * _limited(motion.translation[frame, :2], MOST_SHIFT)
+    scale = mesh.scale * float(np.exp(_limited(motion.translation[frame, 2:], MOST_ZOOM)[0]))
     shape = retarget(mesh.shape, mesh.proportions, motion.expression[frame].reshape(VERTICES, 3))
     face = shape @ head_to_camera.T.astype(np.float32)
 
-    moved = project(_move_rings(mesh, turn, face).reshape(-1, 3), origin, mesh.scale)
+    moved = project(_move_rings(mesh, turn, face).reshape(-1, 3), origin, scale)
     still = project(mesh.rings.reshape(-1, 3), mesh.origin, mesh.scale)
     leaning = (1 - mesh.held.reshape(-1, 1)) * LEANING * (origin - mesh.origin)
     still[:, :2] += leaning.astype(np.float32)
     around = moved + mesh.resting.reshape(-1, 1) * (still - moved)
-    points = np.concatenate([project(face, origin, mesh.scale), around])
+    points = np.concatenate([project(face, origin, scale), around])
+    if not np.isfinite(points).all():
+        raise ValueError("the motion, or the portrait's mesh, leads to places that are no numbers")
 
     closing = np.zeros(len(points), np.float32)
     eye_frames, irises = np.empty((2, 2, 3), np.float32), np.empty((2, 5), np.float32)
@@ -178,7 +191,7 @@ def _move(mesh: SourceMesh, motion: Motion, frame: int) -> _Placed:
         closing[:VERTICES] += nearness(eye, reach=0.12) * np.clip(shut, 0, 1)
         plate = mesh.eyeballs[side]
         eye_frames[side] = _to_texels(
-            eye_frame(points, head_to_camera, mesh.shape, mesh.scale, eye), plate
+            eye_frame(points, head_to_camera, mesh.shape, scale, eye), plate
         )
         irises[side] = _iris(mesh, side, motion.gaze[frame, 2 * side : 2 * side + 2])
 
@@ -187,7 +200,7 @@ def _move(mesh: SourceMesh, motion: Motion, frame: int) -> _Placed:
     anchors = np.stack([mesh.shape[UPPER_LIP], jaw])
     mouth_frames = np.empty((2, 2, 3), np.float32)
     for row, anchor in enumerate(anchors):
-        placed = mouth_frame(anchor, head_to_camera, origin, mesh.scale)
+        placed = mouth_frame(anchor, head_to_camera, origin, scale)
         mouth_frames[row] = _to_texels(placed, mesh.mouth[row])
     return _Placed(points, closing, eye_frames, irises, mouth_frames)
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 Reals = NDArray[np.floating[Any]]  # of either precision
+Corner = tuple[int, int]  # x, y of the first pixel of a square
 Stage = Callable[[str], AbstractContextManager[None]]  # entered with a stage's name, to measure it
 
 VERTICES = 478
@@ -58,7 +59,9 @@ class Motion:
         aspect: [F], the frame's width over its height.
         rotation: [F, 3], pitch, yaw and roll from head to camera: `face_mesh.rotation_matrix`.
         translation: [F, 3], head origin in head units; x and y from the frame's centre, z the
-            distance from a camera whose focal length is one frame width.
+            distance from a camera whose focal length is one frame width. Of relative motion x and
+            y are seen from where the neutral was, and z is by how much the head looks larger than
+            it did there, as a natural logarithm.
         expression: [F, E], displacement of every vertex from the canonical face in head space,
             in head units, flattened.
         gaze: [F, 4], yaw and pitch of the left eye of the picture, then of the right one: how far
@@ -208,6 +211,7 @@ class Appearance:
         mesh: the source as a textured mesh, ready to be moved.
         features: what the generator reads; None where only the mesh is drawn.
         cutout: of the source; its background stays while the person moves before it.
+        half: the same at half the side, for no denoising steps; None where there is none.
     """
 
     source: Pixels
@@ -216,6 +220,7 @@ class Appearance:
     mesh: SourceMesh
     features: SourceFeatures | None = None
     cutout: Cutout | None = None
+    half: Appearance | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,11 +232,13 @@ class MeshRender:
         coverage: uint8 [F, H, W], 255 where the person is, 0 where the background shows.
         confidence: uint8 [F, H, W], 255 where the texture was seen in the source and is not
             stretched, falling to 0 where it is guessed.
+        landmarks: [F, V, 2], where the face lies, in pixels.
     """
 
     pixels: Pixels
     coverage: Pixels
     confidence: Pixels
+    landmarks: Floats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,16 +246,20 @@ class Condition:
     """What the generator is shown of the motion.
 
     Attributes:
-        render: float32 [F, 3, H, W] in [-1, 1], the mesh or the face model moved by it.
+        render: float32 [F, 3, H, W] in [-1, 1], the mesh or the face model moved by it; of a
+            model that works on a square around the face, that square.
         signals: [F, M], what MIA reads of it.
-        finer: uint8 [F, .., .., 3], the render at the avatar's size, where that is larger.
+        corner: of the square, in pixels of the picture at the size that the networks work on.
+        whole: uint8 [F, .., .., 3], the render of the whole avatar at its own size, where `render`
+            shows less.
         matte: uint8 [F, .., ..], the person in the render at the avatar's size; None of the face
             model, which knows no hair and no shoulders.
     """
 
     render: Tensor
     signals: Floats
-    finer: Pixels | None = None
+    corner: Corner = (0, 0)
+    whole: Pixels | None = None
     matte: Pixels | None = None
 
 
@@ -273,12 +284,21 @@ class ICAState:
         signals: [K, M], of their motion.
         render_latents: the same of their condition, where the next clip makes them again.
         next_frame: index of the session's next frame; noise is drawn from it.
+        corner: of the square that the latents show, where they do not show the whole picture.
     """
 
     latents: Reals
     signals: Floats
     render_latents: Reals | None
     next_frame: int
+    corner: Corner = (0, 0)
+
+
+def is_finite(parts: object) -> bool:
+    """Return whether a dataclass' own arrays hold nothing but numbers."""
+    return all(
+        np.isfinite(value).all() for value in vars(parts).values() if isinstance(value, np.ndarray)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -317,8 +337,10 @@ class Clip:
         ica: the state.
         matte: uint8 [N, H, W], 255 where the person is, 0 where only the background of the
             appearance's cutout shows; None where the model draws an outline of its own.
+        is_finite: whether it was made of numbers alone; pixels cannot show that they were none.
     """
 
     pixels: Pixels
     ica: ICAState | None
     matte: Pixels | None = None
+    is_finite: bool = True

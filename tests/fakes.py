@@ -33,6 +33,7 @@ def portrait(shade: int, size_px: int = 64) -> Appearance:
 def absolute_motion(time_s: float, *, is_valid: bool = True, mouth: float = 0.0) -> Motion:
     motion = Motion.missing(time_s)
     motion.valid[:] = is_valid
+    motion.translation[:, 2] = 3.0
     motion.expression[:] = mouth
     return motion
 

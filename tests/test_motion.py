@@ -10,7 +10,14 @@ import pytest
 from mimaface.errors import UnreadableMediaError
 from mimaface.evaluation.agreement import signals
 from mimaface.face_mesh import EYES, INNER_LIPS, canonical_face, gap
-from mimaface.motion import FaceMeshExtractor, OneEuroFilter, RelativeMotion, relative_ahead
+from mimaface.motion import (
+    FaceMeshExtractor,
+    Neutral,
+    OneEuroFilter,
+    RelativeMotion,
+    measure,
+    relative_ahead,
+)
 from mimaface.photo import read_photo
 from mimaface.types import Floats, Motion, Pixels
 from mimaface.video import VideoReader
@@ -145,6 +152,20 @@ def test_the_neutral_face_does_not_deviate(face: Motion) -> None:
     assert np.abs(still.rotation).max() < 1e-3
     assert np.abs(still.gaze).max() < 1e-3
     assert still.is_relative
+
+
+def test_a_driver_who_comes_nearer_looks_larger_and_does_not_wander(face: Motion) -> None:
+    relative = RelativeMotion(Neutral.of(face))
+    nearer = measure(
+        1.0,
+        ((face.landmarks[0] - (0.5, 0.5, 0)) * 1.1 + (0.5, 0.5, 0)).astype(np.float32),
+        aspect=float(face.aspect[0]),
+    )
+    moved = relative.push(nearer)
+    assert moved.translation[0, 2] == pytest.approx(np.log(1.1), abs=1e-3)
+    # Away from the middle of the frame it is seen further out, as far as it is.
+    out = face.translation[0, :2] * 0.1
+    assert moved.translation[0, :2] == pytest.approx(out, abs=1e-3)
 
 
 def test_the_lips_are_shut_in_the_neutral_even_when_the_driver_spoke(face: Motion) -> None:

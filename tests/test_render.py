@@ -10,8 +10,9 @@ import pytest
 
 from mimaface.appearance import encode_photo
 from mimaface.evaluation.agreement import signals
-from mimaface.face_mesh import INNER_LIPS, canonical_face
+from mimaface.face_mesh import EYES, INNER_LIPS, canonical_face
 from mimaface.motion import FaceMeshExtractor
+from mimaface.plates import Canvas, paint_lids
 from mimaface.raster import rasterize
 from mimaface.render import render
 from mimaface.types import Appearance, MeshRender, Motion, Pixels
@@ -174,6 +175,25 @@ def test_eyes_shut_with_skin(appearance: Appearance) -> None:
         lid_y = int((seen[iris, 1] + seen[brow, 1]) / 2)
         lid = opened[lid_y, x].astype(float)
         assert np.abs(shut[y - 1, x] - lid).mean() < 0.6 * np.abs(opened[y, x] - lid).mean()
+
+
+def test_a_head_that_comes_nearer_is_drawn_larger(appearance: Appearance) -> None:
+    start = pose()
+    nearer = replace(start, translation=start.translation + np.float32([0, 0, np.log(1.1)]))
+    one, other = (render(appearance.mesh, each).landmarks[0] for each in (start, nearer))
+    assert np.ptp(other, axis=0) / np.ptp(one, axis=0) == pytest.approx((1.1, 1.1), abs=1e-3)
+
+
+def test_shut_lids_are_skin_where_lashes_are_dark() -> None:
+    points = 100 * (canonical_face().vertices[:, :2] + 1.0)
+    rgb = np.full((200, 200, 3), 180, np.uint8)
+    outlines = [points[[*upper, *lower[-2:0:-1]]].astype(np.int32) for upper, lower in EYES]
+    for outline in outlines:  # lashes and their shadow reach beyond the lids
+        cv2.polylines(rgb, [outline], True, (40, 30, 30), thickness=5)
+    lids = paint_lids(Canvas(rgb, np.zeros(2), 1.0), points)
+    is_dark = (rgb < 100).all(axis=-1)
+    assert is_dark.sum() > 200
+    assert lids[is_dark].min() > 170
 
 
 def test_the_gaze_moves_the_irises(appearance: Appearance) -> None:
