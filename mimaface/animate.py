@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from mimaface.appearance import encode_photo
 from mimaface.config import AUTOENCODERS, CONFIGS, AttentionKernel, Decoder, ModelConfig
-from mimaface.errors import UnsupportedStepsError, WeightsError
+from mimaface.errors import SourceImageError, UnsupportedStepsError, WeightsError
 from mimaface.render import render
-from mimaface.types import Appearance, Clip, ClipRequest, Pixels, SourceFeatures, Stage
+from mimaface.types import Appearance, Clip, ClipRequest, Pixels, SourceFeatures, Stage, is_finite
 
 if TYPE_CHECKING:
     from mimaface.generator import Generator
@@ -189,12 +189,18 @@ def encode_source(
 
     Raises:
         UnreadableMediaError: the file is missing, damaged or not a picture.
-        SourceImageError: the picture cannot be a portrait; its subclasses say why.
+        SourceImageError: the picture cannot be a portrait; its subclasses say why, or the
+            generator makes no numbers of it.
     """
     appearance = encode_photo(photo, size_px=model.config.size_px, framing=model.config.framing)
     if model.generator is None:
         return appearance
     features = on_device(partial(model.generator.read_source, appearance))
+    if not is_finite(features):
+        raise SourceImageError(
+            "the generator makes values that are no numbers of this photo: try another one, or a "
+            "higher precision"
+        )
     return replace(appearance, features=features)
 
 
@@ -246,7 +252,7 @@ def _denoise(generator: Generator, group: Sequence[ClipRequest], stage: Stage) -
 
 def _draw(model: Model, request: ClipRequest) -> Clip:
     drawn = render(request.appearance.mesh, request.motion)
-    state = None if model.generator is None else model.generator.remember(request, drawn.pixels)
+    state = None if model.generator is None else model.generator.remember(request, drawn)
     return Clip(pixels=drawn.pixels, ica=state, matte=drawn.coverage)
 
 
@@ -270,7 +276,7 @@ def _read_int8(generator: Generator, weights: Path, *, is_wanted: bool) -> Int8D
     threads = max((os.cpu_count() or 1) - 1, 1)
     graph = Int8Denoiser(path, weights=weights, threads=min(threads, MOST_THREADS))
     side_px = graph.cells * generator.config.autoencoder.factor
-    if side_px == generator.config.working_px:
+    if side_px == generator.config.square_px:
         return graph
     if is_wanted:
         raise ValueError(

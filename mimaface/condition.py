@@ -7,6 +7,8 @@ fitted to where the driver's motion puts the source's own landmarks.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 import torch
@@ -18,11 +20,14 @@ from mimaface import bfm
 from mimaface.alignment import align_256, five_points, invert, warp_affine
 from mimaface.bfm_fit import FaceMotion, SourceFace, calibrate, fit
 from mimaface.d3dfr import CoefficientRegressor
+from mimaface.face_crop import follow
 from mimaface.render import place_landmarks, render
 from mimaface.types import (
     Appearance,
     Condition,
+    Corner,
     Floats,
+    MeshRender,
     Motion,
     Pixels,
     Reals,
@@ -31,25 +36,53 @@ from mimaface.types import (
 )
 
 
-def mesh_condition(
-    appearance: Appearance, motion: Motion, *, working_px: int | None = None
-) -> Condition:
+@dataclass(frozen=True, kw_only=True)
+class Sight:
+    """What the networks see of an avatar: a square around the face, or all of it.
+
+    Attributes:
+        working_px: side of the avatar at the size that they work on.
+        side_px: of the square.
+        previous: its corner in the clip before, in pixels at that size; None for first clips.
+    """
+
+    working_px: int
+    side_px: int
+    previous: Corner | None = None
+
+
+def mesh_condition(appearance: Appearance, motion: Motion, sight: Sight) -> Condition:
     """Return the mesh as relative motion [F] moves it, and the motion as it is.
 
     Args:
         appearance: the source.
         motion: of the frames.
-        working_px: side of the pictures that the networks work on, if not the avatar's.
+        sight: what the networks see.
     """
     moved = render(appearance.mesh, motion)
-    pixels = moved.pixels
-    shown = pixels if working_px is None else shrink(pixels, working_px)
+    seen, corner = look_at(moved, sight)
     return Condition(
-        render=to_images(shown),
+        render=to_images(seen),
         signals=pack_motion(motion),
-        finer=None if shown is pixels else pixels,
+        corner=corner,
+        whole=None if seen is moved.pixels else moved.pixels,
         matte=moved.coverage,
     )
+
+
+def look_at(moved: MeshRender, sight: Sight) -> tuple[Pixels, Corner]:
+    """Return what networks see of a render, uint8 [F, H, W, 3], and its corner."""
+    if sight.side_px == sight.working_px:
+        return shrink(moved.pixels, sight.side_px), (0, 0)
+    scale = moved.pixels.shape[1] / sight.working_px
+    corner = follow(
+        moved.landmarks / scale,
+        sight.previous,
+        size_px=sight.working_px,
+        side_px=sight.side_px,
+    )
+    x, y, side = (round(each * scale) for each in (*corner, sight.side_px))
+    return shrink(moved.pixels[:, y : y + side, x : x + side], sight.side_px), corner
 
 
 def pack_motion(motion: Motion) -> Floats:
@@ -183,20 +216,22 @@ def shrink(pixels: Pixels, side_px: int) -> Pixels:
     return np.stack([cv2.resize(each, side, interpolation=cv2.INTER_AREA) for each in pixels])
 
 
-def refine(finer: Pixels, change: Floats) -> Pixels:
-    """Add what the networks changed to pictures that are finer.
+def refine(whole: Pixels, change: Floats, corner: Corner, *, working_px: int) -> Pixels:
+    """Add what the networks changed to pictures that are larger, or finer, or both.
 
     Args:
-        finer: [F, H, H, 3].
+        whole: [F, H, H, 3].
         change: [F, h, h, 3] in levels of 255.
+        corner: of what the networks saw, in pixels of the picture at their size.
+        working_px: that size.
     """
-    side = finer.shape[1:3]
-    return np.stack(
-        [
-            cv2.add(each, cv2.resize(by, side, interpolation=cv2.INTER_CUBIC), dtype=cv2.CV_8U)
-            for each, by in zip(finer, change, strict=True)
-        ]
-    )
+    refined, scale = whole.copy(), whole.shape[1] / working_px
+    x, y, side = (round(each * scale) for each in (*corner, change.shape[1]))
+    for picture, by in zip(refined, change, strict=True):
+        square = picture[y : y + side, x : x + side]
+        fitted = cv2.resize(by, (side, side), interpolation=cv2.INTER_CUBIC)
+        square[:] = cv2.add(square, fitted, dtype=cv2.CV_8U)
+    return refined
 
 
 def to_images(pixels: Pixels) -> Tensor:

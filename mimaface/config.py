@@ -217,6 +217,8 @@ class ModelConfig:
         samplings: how each number of denoising steps is walked, best first.
         most_px: side of the largest picture that the networks work on. What they change is added
             to the finer render of a larger avatar, so they must be residual; None sets no limit.
+        crop_px: side of the square of that picture, around the face, that the networks see
+            (`mimaface.face_crop`); None lets them see all of it.
     """
 
     name: str
@@ -233,6 +235,7 @@ class ModelConfig:
     encoder: ClipEncoderConfig | PatchEncoderConfig
     autoencoder: AutoencoderConfig
     most_px: int | None = None
+    crop_px: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("size_px", "most_px"):
@@ -244,6 +247,14 @@ class ModelConfig:
                 "only what a residual denoiser changes can be added to a larger render, "
                 f"found most_px {self.most_px} of one that is not"
             )
+        if self.crop_px is not None:
+            if self.crop_px < 32 or self.crop_px % 32:
+                raise ValueError(f"crop_px must be a multiple of 32, found {self.crop_px}")
+            if not self.denoiser.residual or self.ica != "hold":
+                raise ValueError(
+                    "only a residual denoiser that holds one carried frame can see a square of "
+                    f"the picture, found crop_px {self.crop_px}"
+                )
         if self.new_frames < 1:
             raise ValueError(f"new_frames must be at least 1, found {self.new_frames}")
         if self.carried_frames < 1:
@@ -282,8 +293,13 @@ class ModelConfig:
 
     @property
     def working_px(self) -> int:
-        """Side of the pictures that the networks work on."""
+        """Side of the avatar at the size that the networks work on."""
         return self.size_px if self.most_px is None else min(self.size_px, self.most_px)
+
+    @property
+    def square_px(self) -> int:
+        """Side of the part of these pictures that the networks see."""
+        return self.working_px if self.crop_px is None else min(self.crop_px, self.working_px)
 
     @property
     def overlap_frames(self) -> int:
@@ -364,6 +380,7 @@ CONFIGS: Final[Mapping[str, ModelConfig]] = {
         encoder=PatchEncoderConfig(channels=(24, 48, 96), width=128, grid=8, layers=2, heads=4),
         autoencoder=AutoencoderConfig(kind="unshuffle", channels=48, factor=4),
         most_px=256,
+        crop_px=128,
     ),
     "sd15": ModelConfig(
         name="sd15",
@@ -402,5 +419,6 @@ CONFIGS: Final[Mapping[str, ModelConfig]] = {
         ),
         autoencoder=AUTOENCODERS["kl"],
         most_px=None,
+        crop_px=None,
     ),
 }

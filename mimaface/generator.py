@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from mimaface.autoencoder import KL, TAESD, PixelUnshuffle
 from mimaface.bfm import BfmModel
 from mimaface.condition import (
+    Sight,
     face_condition,
+    look_at,
     mesh_condition,
     pack_motion,
     read_face,
@@ -30,6 +32,7 @@ from mimaface.condition import (
 from mimaface.config import AttentionKernel, AutoencoderConfig, ClipEncoderConfig, ModelConfig
 from mimaface.d3dfr import CoefficientRegressor
 from mimaface.denoiser import Denoiser, predict
+from mimaface.face_crop import cut, fade, move
 from mimaface.ica import carry, warm_start
 from mimaface.mia import PaperMIA, ReleasedMIA
 from mimaface.schedule import denoise
@@ -39,7 +42,9 @@ from mimaface.types import (
     Clip,
     ClipRequest,
     Condition,
+    Corner,
     ICAState,
+    MeshRender,
     Pixels,
     SourceFeatures,
     Stage,
@@ -148,6 +153,7 @@ class Generator(nn.Module):
         with stage("condition"):
             conditions = [self._condition(request) for request in requests]
             signals = self._batch([each.signals for each in conditions])  # [B, N, M]
+            corners = [each.corner for each in conditions]
         with stage("encode"):
             pictures = torch.stack([each.render for each in conditions])  # [B, N, 3, H, W]
             render = self._encode(pictures)  # [B, N, C, h, w]
@@ -155,13 +161,13 @@ class Generator(nn.Module):
         # The last latents of the previous clips and, where they are made again, what these were
         # conditioned on.
         with stage("carry"):
-            previous = self._batch([state.latents for state in states]) if states else None
+            previous = self._carried(states, corners) if states else None  # [B, K, C, h, w]
             if states and form == "overlap":
                 again = self._batch([state.render_latents for state in states])
                 render = torch.cat([again, render], dim=1)  # [B, F, C, h, w]
                 signals = torch.cat([self._batch([s.signals for s in states]), signals], dim=1)
             carried = carry(previous, like=render, form=form)  # [B, F, C + 1, h, w]
-            source = self._batch([each.latents for each in features])
+            source = self._source(features, corners)  # [B, C, h, w]
             warm = warm_start(previous, source, frames=render.shape[1])
 
         # Appearance and identity, modulated by the motion.
@@ -197,19 +203,24 @@ class Generator(nn.Module):
 
         # The new frames alone are decoded.
         with stage("decode"):
-            images = self._decode(latents[:, -new_frames:])
-            pixels = [_show(image, each) for image, each in zip(images, conditions, strict=True)]
+            decoded = self._decode(latents[:, -new_frames:])
+            are_finite = torch.isfinite(decoded).flatten(1).all(dim=1).tolist()
+            images = decoded.clamp(-1, 1)
+            pixels = [
+                self._show(image, each) for image, each in zip(images, conditions, strict=True)
+            ]
         return [
             Clip(
                 pixels=pixels[row],
-                ica=self._leave(request, latents[row], render[row], signals[row]),
+                ica=self._leave(request, latents[row], render[row], signals[row], corners[row]),
                 matte=conditions[row].matte,
+                is_finite=are_finite[row],
             )
             for row, request in enumerate(requests)
         ]
 
     @torch.inference_mode()
-    def remember(self, request: ClipRequest, pixels: Pixels) -> ICAState | None:
+    def remember(self, request: ClipRequest, moved: MeshRender) -> ICAState | None:
         """Return the state that a clip drawn without denoising leaves, so that steps can follow it.
 
         None where the next clip would make the carried frames again from a condition of their own.
@@ -217,16 +228,15 @@ class Generator(nn.Module):
         if self.config.ica == "overlap":
             return None
         kept = slice(-self.config.carried_frames, None)
-        latents = self._encode(to_images(shrink(pixels[kept], self.config.working_px))[None])
+        seen, corner = look_at(moved, self._sight(request))
+        latents = self._encode(to_images(seen[kept])[None])
         signals = self._batch([pack_motion(request.motion[kept])])
-        return self._leave(request, latents[0], latents[0], signals[0])
+        return self._leave(request, latents[0], latents[0], signals[0], corner)
 
     def _condition(self, request: ClipRequest) -> Condition:
         face = self._features(request).face
         if face is None or self.face_model is None:
-            return mesh_condition(
-                request.appearance, request.motion, working_px=self.config.working_px
-            )
+            return mesh_condition(request.appearance, request.motion, self._sight(request))
         return face_condition(
             request.appearance,
             self.face_model,
@@ -236,17 +246,46 @@ class Generator(nn.Module):
             device=self.device,
         )
 
+    def _sight(self, request: ClipRequest) -> Sight:
+        return Sight(
+            working_px=self.config.working_px,
+            side_px=self.config.square_px,
+            previous=None if request.ica is None else request.ica.corner,
+        )
+
+    def _carried(self, states: Sequence[ICAState], corners: Sequence[Corner]) -> Tensor:
+        # Latents of the previous clips, as the squares of the new ones show them.
+        cell_px, rows = self.config.autoencoder.factor, []
+        for state, (x, y) in zip(states, corners, strict=True):
+            by = (x - state.corner[0]) // cell_px, (y - state.corner[1]) // cell_px
+            rows.append(state.latents if by == (0, 0) else move(state.latents, by))
+        return self._batch(rows)
+
+    def _source(self, features: Sequence[SourceFeatures], corners: Sequence[Corner]) -> Tensor:
+        cell_px, side_px = self.config.autoencoder.factor, self.config.square_px
+        return self._batch(
+            [
+                cut(each.latents, corner, cell_px=cell_px, side_px=side_px)
+                for each, corner in zip(features, corners, strict=True)
+            ]
+        )
+
     def _features(self, request: ClipRequest) -> SourceFeatures:
         features, size_px = request.appearance.features, self.config.size_px
         if features is None or len(request.appearance.source) != size_px:
             raise ValueError(f"the source was not encoded by this model at {size_px} pixels")
-        state = request.ica
-        if state is not None and state.latents.shape[1:] != features.latents.shape:
+        state, cells = request.ica, self.config.square_px // self.config.autoencoder.factor
+        if state is not None and state.latents.shape[1:] != (len(features.latents), cells, cells):
             raise ValueError("the ICA state is another model's")
         return features
 
     def _leave(
-        self, request: ClipRequest, latents: Tensor, render: Tensor, signals: Tensor
+        self,
+        request: ClipRequest,
+        latents: Tensor,
+        render: Tensor,
+        signals: Tensor,
+        corner: Corner,
     ) -> ICAState:
         # What a clip [F, ...] leaves for the next one.
         def last(rows: Tensor) -> NDArray[Any]:
@@ -258,7 +297,19 @@ class Generator(nn.Module):
             signals=signals[-self.config.carried_frames :].cpu().numpy(),
             render_latents=last(render) if self.config.ica == "overlap" else None,
             next_frame=_next_frame(request) + len(request.motion),
+            corner=corner,
         )
+
+    def _show(self, images: Tensor, condition: Condition) -> Pixels:
+        # What is seen of decoded pictures [N, 3, H, W]; what they do not show of a render stays.
+        if condition.whole is None:
+            pixels = ((images + 1) * 127.5).round().to(torch.uint8)
+            return rearrange(pixels, "n c h w -> n h w c").cpu().numpy()
+        difference = (images - condition.render.to(images.device)) * 127.5
+        change = rearrange(difference, "n c h w -> n h w c").cpu().numpy()
+        if self.config.square_px != self.config.working_px:
+            change = change * fade(self.config.square_px)
+        return refine(condition.whole, change, condition.corner, working_px=self.config.working_px)
 
     def _batch(self, rows: Sequence[Any]) -> Tensor:
         return torch.from_numpy(np.stack(rows)).to(self.device, torch.float32)
@@ -270,20 +321,10 @@ class Generator(nn.Module):
         return rearrange(torch.cat(slabs).float(), "(b n) c h w -> b n c h w", b=len(images))
 
     def _decode(self, latents: Tensor) -> Tensor:
-        # [B, N, C, h, w] -> [B, N, 3, H, W]
+        # [B, N, C, h, w] -> [B, N, 3, H, W], which may exceed [-1, 1]
         flat = rearrange(latents, "b n c h w -> (b n) c h w").to(self.dtype)
         slabs = [self.autoencoder.decode(slab) for slab in torch.split(flat, MOST_PICTURES)]
-        images = torch.cat(slabs).float().clamp(-1, 1)
-        return rearrange(images, "(b n) c h w -> b n c h w", b=len(latents))
-
-
-def _show(images: Tensor, condition: Condition) -> Pixels:
-    # What is seen of decoded pictures [N, 3, H, W]; the detail of a finer render stays.
-    if condition.finer is None:
-        pixels = ((images + 1) * 127.5).round().to(torch.uint8)
-        return rearrange(pixels, "n c h w -> n h w c").cpu().numpy()
-    change = (images - condition.render.to(images.device)) * 127.5
-    return refine(condition.finer, rearrange(change, "n c h w -> n h w c").cpu().numpy())
+        return rearrange(torch.cat(slabs).float(), "(b n) c h w -> b n c h w", b=len(latents))
 
 
 def draw_noise(requests: Sequence[ClipRequest], draw: int, *, like: Tensor) -> Tensor:

@@ -69,6 +69,8 @@ def test_a_walk_starts_at_a_noise_level_of_training(timestep: int) -> None:
         ({"prediction": "sample"}, "found prediction 'sample' with 25 steps of euler"),
         ({"most_px": 256}, "found most_px 256 of one that is not"),
         ({"most_px": 100}, "most_px must be a multiple of 64, found 100"),
+        ({"crop_px": 100}, "crop_px must be a multiple of 32, found 100"),
+        ({"crop_px": 128}, "found crop_px 128"),
         (
             {"denoiser": replace(SD15.denoiser, residual=True)},
             "a residual denoiser .* predicts the sample, found prediction 'epsilon'",

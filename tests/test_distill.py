@@ -54,7 +54,6 @@ def options(data: Path, teacher: Path, tmp_path: Path) -> DistillOptions:
         sheet_every=100,
         save_every=1,
         critic_share=0.5,
-        crop_px=32,
     )
 
 
@@ -266,7 +265,6 @@ def test_it_runs_from_the_command_line_in_half_precision(
         "--steps": 2,
         "--batch": 2,
         "--critic-share": 0.5,
-        "--crop-px": 32,
     }
     command = [sys.executable, "-W", "error", "-m", "mimaface", "distill"]
     words = [str(word) for pair in flags.items() for word in pair]

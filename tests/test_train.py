@@ -44,7 +44,6 @@ def options(data: Path, tmp_path: Path) -> TrainOptions:
         log_every=1,
         sheet_every=100,
         save_every=2,
-        crop_px=32,
     )
 
 
@@ -75,7 +74,7 @@ def test_training_goes_on_as_if_it_had_not_stopped(options: TrainOptions, tmp_pa
 def test_training_starts_at_the_render_and_learns(
     options: TrainOptions, accelerator: Accelerator
 ) -> None:
-    longer = replace(options, steps=20, image_share=1.0, crop_share=0.0, rate=5e-3)
+    longer = replace(options, steps=20, image_share=1.0, rate=5e-3)
     learner = new_learner(SMALL, longer, accelerator.device)
     one = Batches(index_clips(options.data), BatchOptions(size=4, frames=1, seed=0))[0]
     before = take_step(learner, longer, accelerator, one, 0)

@@ -10,18 +10,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Self
 
 import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
 
+from mimaface.face_crop import GRID_PX, LEAST_MARGIN
 from mimaface.training.data import ClipPlace, TrainingClip, read_clip
-from mimaface.types import Floats, Pixels
+from mimaface.types import Corner, Floats, Pixels
 
-ON_FACE: Final = 0.8  # share of the crops that are laid around a point of the face
-CROP_GRID_PX: Final = 8  # crops begin on cells of the latents, and of the UNet's next level
 ORDER, MIX, WINDOW = range(3)  # what a seed is drawn for
 
 
@@ -33,7 +32,8 @@ class BatchOptions:
         size: windows of a batch.
         frames: T of a window.
         seed: everything random is drawn from it and the batch's number.
-        crop_px: side of a random crop of render and target; None for whole pictures.
+        crop_px: side of the square around the face that is all there is of render and target;
+            None for whole pictures.
         most_stride: frames between those of a window, drawn from 1 up to it.
         lag_share: how often the render is the previous frame's, so that the signals are read too.
         colours: strength of the changed colours, the same in all pictures of a window.
@@ -203,7 +203,7 @@ def _window(clip: TrainingClip, options: BatchOptions, rng: np.random.Generator)
 
     size_px = clip.target.shape[1]
     side = options.crop_px or size_px
-    left, top = _corner(clip.landmarks[frames[-1]], size_px, side, rng)
+    left, top = _corner(clip.landmarks[frames] * size_px, size_px, side, rng)
     rows, columns = slice(top, top + side), slice(left, left + side)
     colours, others = (_Colours.draw(rng, options.colours) for _ in range(2))
     source = colours.change(clip.source)
@@ -221,15 +221,12 @@ def _window(clip: TrainingClip, options: BatchOptions, rng: np.random.Generator)
     )
 
 
-def _corner(
-    landmarks: Floats, size_px: int, side: int, rng: np.random.Generator
-) -> tuple[int, int]:
-    room = size_px - side
-    if rng.random() < ON_FACE:
-        corner = landmarks[rng.integers(len(landmarks))] * size_px - side * rng.uniform(0.2, 0.8, 2)
-    else:
-        corner = rng.uniform(0, room, 2)
-    left, top = np.clip(corner, 0, room).astype(int) // CROP_GRID_PX * CROP_GRID_PX
+def _corner(landmarks: Floats, size_px: int, side: int, rng: np.random.Generator) -> Corner:
+    # Of a square that might be where the face of these frames is (`face_crop.follow`).
+    low, high = landmarks.min(axis=(0, 1)), landmarks.max(axis=(0, 1))
+    slack = np.maximum(side * (1 - 2 * LEAST_MARGIN) - (high - low), 0)
+    corner = (low + high - side) / 2 + slack * rng.uniform(-0.5, 0.5, 2)
+    left, top = np.clip(np.round(corner / GRID_PX) * GRID_PX, 0, size_px - side)
     return int(left), int(top)
 
 

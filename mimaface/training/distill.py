@@ -10,7 +10,7 @@ Statistics of the norms stay the teacher's, so that a clip is made here as it is
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mimaface.denoiser import Predicted
 from mimaface.generator import Generator
-from mimaface.training.batches import Batch, BatchOptions, Curriculum
+from mimaface.training.batches import Batch, Batches, BatchOptions
 from mimaface.training.carried import Past, carry_rows, first_past, spoil, warm_rows
 from mimaface.training.checkpoint import META, Learner, read_average
 from mimaface.training.critic import Critic, face_crops, new_critic
@@ -73,8 +73,6 @@ class DistillOptions(LoopOptions):
         teacher: weight file, or folder of a checkpoint.
         clips: R of a roll-out, of one frame each.
         clip_share: how often a roll-out is one clip of R frames instead.
-        crop_px: side of the crops in the share of steps that trains on them; 0 for none.
-        crop_share: that share, the first ones.
         nothing_share: how often a roll-out starts from nothing.
         spoilt_share: how often what is carried is spoilt.
         critic_share: share of the steps, the first ones, without the critic.
@@ -85,8 +83,6 @@ class DistillOptions(LoopOptions):
     teacher: Path
     clips: int = 3
     clip_share: float = 0.25
-    crop_px: int = 128
-    crop_share: float = 0.8
     nothing_share: float = 0.5
     spoilt_share: float = 0.2
     critic_share: float = 0.4
@@ -97,7 +93,7 @@ class DistillOptions(LoopOptions):
         super().__post_init__()
         if self.clips < 1:
             raise ValueError(f"clips must be at least 1, found {self.clips}")
-        for name in ("clip_share", "crop_share", "nothing_share", "spoilt_share", "critic_share"):
+        for name in ("clip_share", "nothing_share", "spoilt_share", "critic_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be 0 to 1, found {getattr(self, name)}")
 
@@ -148,10 +144,15 @@ def distill(options: DistillOptions) -> dict[str, Any]:
     places, shown = split_clips(options.data, student.config)
     accelerator = Accelerator(mixed_precision=options.precision)
     learner = new_student(student, options, accelerator.device)
-    whole = BatchOptions(size=options.batch, frames=options.clips + 1, seed=options.seed)
-    crop_steps = round(options.crop_share * options.steps) if options.crop_px else 0
-    cropped = replace(whole, crop_px=options.crop_px or None)
-    batches = Curriculum(places, [(crop_steps, cropped), (options.steps, whole)])
+    batches = Batches(
+        places,
+        BatchOptions(
+            size=options.batch,
+            frames=options.clips + 1,
+            seed=options.seed,
+            crop_px=student.config.square_px,
+        ),
+    )
 
     def step(number: int) -> Losses:
         batch = batches[number].to(accelerator.device)

@@ -67,8 +67,6 @@ def add_train_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--image-share", type=float, default=0.4, help="of the steps, on single frames"
     )
-    parser.add_argument("--crop-px", type=int, default=128, help="side of the crops; 0 for none")
-    parser.add_argument("--crop-share", type=float, default=0.6, help="of the steps, on crops")
     parser.add_argument(
         "--walk-share", type=float, default=0.8, help="of the rows, at levels of few-step walks"
     )
@@ -87,8 +85,6 @@ def add_distill_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--clip-share", type=float, default=0.25, help="of the roll-outs, one clip of R frames"
     )
-    parser.add_argument("--crop-px", type=int, default=128, help="side of the crops; 0 for none")
-    parser.add_argument("--crop-share", type=float, default=0.8, help="of the steps, on crops")
     parser.add_argument("--critic-share", type=float, default=0.4, help="of the steps, without it")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -59,8 +59,6 @@ class TrainOptions(LoopOptions):
 
     Attributes:
         image_share: share of the steps, the first ones, with single frames and nothing carried.
-        crop_px: side of the crops in the share of steps that trains on them; 0 for none.
-        crop_share: that share, the first ones.
         carry_share: how often a row of a clip is given the previous frame.
         walk_share: how often a row is at a level of the few-step walks, not at any.
         warm_share: how often a row at a walk's first level starts where the walk would. The true
@@ -69,8 +67,6 @@ class TrainOptions(LoopOptions):
     """
 
     image_share: float = 0.4
-    crop_px: int = 128
-    crop_share: float = 0.6
     carry_share: float = 0.5
     walk_share: float = 0.8
     warm_share: float = 0.9
@@ -78,7 +74,7 @@ class TrainOptions(LoopOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("image_share", "crop_share", "carry_share", "walk_share", "warm_share"):
+        for name in ("image_share", "carry_share", "walk_share", "warm_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be 0 to 1, found {getattr(self, name)}")
 
@@ -106,21 +102,9 @@ def train(config: ModelConfig, options: TrainOptions) -> dict[str, Any]:
     accelerator = Accelerator(mixed_precision=options.precision)
     learner = new_learner(config, options, accelerator.device)
     image_steps = round(options.image_share * options.steps)
-    crop_steps = round(options.crop_share * options.steps) if options.crop_px else 0
+    images = BatchOptions(size=options.batch, frames=1, seed=options.seed, crop_px=config.square_px)
     batches = Curriculum(
-        places,
-        [
-            (
-                end,
-                BatchOptions(
-                    size=options.batch,
-                    frames=1 if end <= image_steps else 2,
-                    seed=options.seed,
-                    crop_px=options.crop_px if end <= crop_steps else None,
-                ),
-            )
-            for end in sorted({image_steps, crop_steps, options.steps})
-        ],
+        places, [(image_steps, images), (options.steps, replace(images, frames=2))]
     )
 
     def step(number: int) -> Losses:
@@ -266,6 +250,7 @@ def sheet_maker(
         colours=0.0,
         clips_held=count,
         windows_per_clip=1,
+        crop_px=learner.generator.config.square_px,
     )
     batches = Batches(shown, options)
     batch = batches[0].to(device)
