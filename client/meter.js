@@ -12,7 +12,7 @@ const STAGES = ["wait", "motion", "queue", "render", "playout", "server"];
  * @property {number} cameraFps driving frames that reached the server a second
  * @property {number} dropped frames since the start that were left out to stay live
  * @property {number} freezes times the picture stood still since the connection was made
- * @property {string} quality what the server can afford, "1 step, 25 fps"
+ * @property {string} quality what the server can afford, "1 step, 25 fps" or "0 steps, 15 fps, half size"
  * @property {Record<Stage, Quantiles>} stages where a frame's time on the server goes
  * @property {string} sent size of the picture sent, "640 × 480"
  * @property {number} upKbps
@@ -84,7 +84,9 @@ export class Meter {
       cameraFps: server.driving_fps,
       dropped: server.dropped,
       freezes: down.freezeCount ?? 0,
-      quality: `${server.steps} ${server.steps === 1 ? "step" : "steps"}, ${server.most_fps} fps`,
+      quality:
+        `${server.steps} ${server.steps === 1 ? "step" : "steps"}, ${server.most_fps} fps` +
+        (server.is_half ? ", half size" : ""),
       stages: Object.fromEntries(STAGES.map((stage) => [stage, server[`${stage}_ms`]])),
       sent: up.frameWidth ? `${up.frameWidth} × ${up.frameHeight}` : "–",
       upKbps: perSecond("upBits") / 1000,

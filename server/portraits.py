@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from mimaface.animate import Model, encode_source
+from mimaface.half_size import add_half
 from mimaface.photo import built_in_portraits
 from mimaface.types import Appearance, Pixels
 from server.auth import new_id
@@ -49,4 +50,5 @@ def encode_upload(model: Model, backend: LocalBackend, photo: bytes) -> Source:
 
 
 def _encode(model: Model, backend: LocalBackend, photo: Path | Pixels) -> Appearance:
-    return encode_source(model, photo, on_device=lambda read: backend.call(read).result())
+    read = encode_source(model, photo, on_device=lambda read: backend.call(read).result())
+    return add_half(read)

@@ -52,8 +52,8 @@ def record(feed: Feed, folder: Path) -> None:
 
 
 def _begin(path: Path, picture: Picture) -> Muxer:
-    # Of an even size, which the format asks for; a portrait that is chosen later is fitted in.
-    height, width = (side + side % 2 for side in picture.pixels.shape[:2])
+    # Of an even size, which the format asks for; what has another one is fitted in.
+    height, width = (side + side % 2 for side in picture.portrait.shape[:2])
     container = av.open(
         f"file:{path}",
         "w",

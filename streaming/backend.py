@@ -11,10 +11,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import numpy as np
-
-from mimaface.types import Clip, ClipRequest, ICAState, Motion
-from streaming.gather import Gatherer, Waiting
+from mimaface.types import Clip, ClipRequest, is_finite
+from streaming.gather import Gatherer, Shape, Waiting
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +26,7 @@ class BackendBusyError(Exception):
 
 
 class NotFiniteError(Exception):
-    """A clip's motion, or what the clip came to, holds values that are no numbers."""
+    """A clip's motion or state, or what the clip came to, holds values that are no numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +35,7 @@ class Made:
 
     Attributes:
         steps: denoising steps of its clips.
+        size_px: side of their pictures.
         asked_s: when each clip was asked for.
         due_s: by when each was wanted.
         started_s: when the device began.
@@ -44,6 +43,7 @@ class Made:
     """
 
     steps: int
+    size_px: int
     asked_s: tuple[float, ...]
     due_s: tuple[float, ...]
     started_s: float
@@ -99,8 +99,8 @@ class LocalBackend:
     def submit(self, request: ClipRequest, *, due_s: float) -> Future[Clip]:
         """Queue a clip; its future also carries the error if it cannot be made.
 
-        The future's error is a BackendBusyError when too many wait, a NotFiniteError when motion
-        or result hold no numbers, else what `animate` raised for this request.
+        The future's error is a BackendBusyError when too many wait, a NotFiniteError when motion,
+        state or result hold no numbers, else what `animate` raised for this request.
 
         Args:
             request: what to make. A session asks for one clip at a time.
@@ -113,8 +113,9 @@ class LocalBackend:
         if math.isnan(due_s):
             raise ValueError("due_s must be a time, found nan")
         future: Future[Clip] = Future()
-        if not _is_finite(request.motion):
-            future.set_exception(NotFiniteError("the clip's motion is not finite"))
+        # The networks may turn what is no number into one: int8 knows no others.
+        if not (is_finite(request.motion) and (request.ica is None or is_finite(request.ica))):
+            future.set_exception(NotFiniteError("the clip's motion or state is not finite"))
             return future
         with self._wake:
             if self._is_closed:
@@ -200,9 +201,11 @@ class LocalBackend:
                 self._make([single])
             return
         self._land(batch)
+        shape = Shape.of(batch[0].request)
         self._on_made(
             Made(
-                steps=batch[0].request.steps,
+                steps=shape.steps,
+                size_px=shape.size_px,
                 asked_s=tuple(clip.asked_s for clip in batch),
                 due_s=tuple(clip.due_s for clip in batch),
                 started_s=started_s,
@@ -210,23 +213,16 @@ class LocalBackend:
             )
         )
         for waiting, clip in results:
-            # Pixels are whole numbers: only the state shows what the generator really made.
-            if clip.ica is None or _is_finite(clip.ica):
+            if clip.is_finite and (clip.ica is None or is_finite(clip.ica)):
                 waiting.future.set_result(clip)
             else:
-                waiting.future.set_exception(NotFiniteError("the clip's state is not finite"))
+                waiting.future.set_exception(NotFiniteError("what the clip came to is not finite"))
 
     def _land(self, batch: Sequence[Waiting]) -> None:
         # Before the futures are done, since their sessions may ask for the next clip then.
         with self._wake:
             for clip in batch:
                 self._gatherer.land(clip)
-
-
-def _is_finite(made: Motion | ICAState) -> bool:
-    return all(
-        np.isfinite(value).all() for value in vars(made).values() if isinstance(value, np.ndarray)
-    )
 
 
 def _run_errand(function: Callable[[], T], future: Future[T]) -> None:

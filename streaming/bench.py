@@ -19,6 +19,7 @@ from typing import Any, Literal
 from mimaface.animate import built_in_weights, encode_source, load
 from mimaface.config import CONFIGS
 from mimaface.evaluation.bench import device_name
+from mimaface.half_size import add_half
 from mimaface.photo import built_in_portraits
 from streaming.figures import (
     busy_share,
@@ -70,8 +71,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model = load(args.model, size_px=args.size, weights=weights)
     if args.steps not in model.steps or not 0 <= args.lowest_steps <= args.steps:
         parser.error(f"--steps must be one of {model.steps}, and --lowest-steps no more than that")
-    rungs = rungs_for([s for s in model.steps if args.lowest_steps <= s <= args.steps], fps=FPS)
-    appearance = encode_source(model, args.source or built_in_portraits()[0])
+    appearance = add_half(encode_source(model, args.source or built_in_portraits()[0]))
+    rungs = rungs_for(
+        [s for s in model.steps if args.lowest_steps <= s <= args.steps],
+        fps=FPS,
+        has_half=appearance.half is not None,
+    )
     pictures = perform(model, appearance)
     warm_up(model, appearance, rungs=rungs)
     trace = Trace(time.monotonic) if args.profile is not None else None

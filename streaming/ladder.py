@@ -6,7 +6,7 @@ import math
 import statistics
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 SMOOTH_FPS: Final = 25  # that few people tell from more: given up before denoising steps are
@@ -27,24 +27,34 @@ Sample = tuple[float, float]  # now_s, seconds
 
 @dataclass(frozen=True, kw_only=True)
 class Rung:
-    """A quality: so many denoising steps per clip, at most so many driving frames a second."""
+    """A quality.
+
+    Attributes:
+        steps: denoising steps of a clip.
+        fps: driving frames a second, at most.
+        is_half: whether the picture has half the side.
+    """
 
     steps: int
     fps: float
+    is_half: bool = False
 
 
-def rungs_for(steps: Sequence[int], *, fps: float) -> list[Rung]:
+def rungs_for(steps: Sequence[int], *, fps: float, has_half: bool = False) -> list[Rung]:
     """Return the rungs from best to worst.
 
     Args:
         steps: denoising steps to choose from, at least one number, in any order.
         fps: frames per second at best; rates that look jerky come after the fewest steps.
+        has_half: whether the picture may come to half the side, which is the last there is to
+            save: without denoising steps a fifth of a frame's cost, with them next to nothing.
     """
     rates = [fps, SMOOTH_FPS] if fps > SMOOTH_FPS else [fps]
     smooth = [
         Rung(steps=each, fps=rate) for each in sorted(set(steps), reverse=True) for rate in rates
     ]
-    return smooth + [Rung(steps=min(steps), fps=rate) for rate in LOWER_RATES if rate < fps]
+    rungs = smooth + [Rung(steps=min(steps), fps=rate) for rate in LOWER_RATES if rate < fps]
+    return [*rungs, replace(rungs[-1], is_half=True)] if has_half and not min(steps) else rungs
 
 
 @dataclass(kw_only=True)

@@ -85,7 +85,8 @@ class LiveSession:
 
         # Guards the session, the playout and the ladder, for a few microseconds each time.
         self._lock = threading.Lock()
-        self._session = Session(appearance, new_frames=new_frames, steps=ladder.rung.steps)
+        self._session = Session(appearance, new_frames=new_frames)
+        self._take_rung()
         still = AvatarFrame(time_s=clock(), pixels=appearance.source, cutout=appearance.cutout)
         self._playout = Playout(still, new_frames=new_frames)
 
@@ -130,7 +131,7 @@ class LiveSession:
             is_new = self._playout.shown > shown
             if is_new:
                 self._ladder.shown(frame.time_s + self._playout.span_s, now_s)
-                self._session.steps = self._ladder.rung.steps
+                self._take_rung()
             waited_s = self._playout.waited_s
         self._sent.add(now_s)
         if is_new:
@@ -212,6 +213,7 @@ class LiveSession:
             rung=self._ladder.index,
             steps=rung.steps,
             most_fps=rung.fps,
+            is_half=rung.is_half,
             dropped=self._unseen + self._late + self._session.dropped,
             repeated=self._playout.repeated,
             failed=self._blind + self._session.failed,
@@ -307,13 +309,13 @@ class LiveSession:
             if error is None:
                 clip = future.result()
                 self._ladder.made(asked_s, now_s, len(clip.pixels))
-                self._session.steps = self._ladder.rung.steps
+                self._take_rung()
                 frames, request = self._session.complete(clip)
                 self._playout.put(frames, now_s)
             else:
                 if isinstance(error, MemoryError):
                     self._ladder.overflowed(now_s)
-                    self._session.steps = self._ladder.rung.steps
+                    self._take_rung()
                 request = self._session.fail()
         if error is None:
             self._note("render", now_s, now_s - asked_s)
@@ -322,6 +324,10 @@ class LiveSession:
             logger.error("session %s: a clip failed", self._name, exc_info=error)
         if request is not None:
             self._submit(request)
+
+    def _take_rung(self) -> None:
+        rung = self._ladder.rung
+        self._session.steps, self._session.is_half = rung.steps, rung.is_half
 
     def _note(self, stage: Stage, now_s: float, seconds: float) -> None:
         self._times[stage].add(now_s, seconds)

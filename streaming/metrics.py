@@ -38,6 +38,7 @@ class LiveStats:
         rung: place on the quality ladder, 0 for the best.
         steps: denoising steps of that rung.
         most_fps: driving frames per second that it lets through.
+        is_half: whether its picture has half the side.
         dropped: driving frames so far that were never animated: a newer one replaced them, they
             were too old, or the rung had no place for them.
         repeated: avatar frames so far that were shown again for want of a newer one.
@@ -58,6 +59,7 @@ class LiveStats:
     rung: int
     steps: int
     most_fps: float
+    is_half: bool
     dropped: int
     repeated: int
     failed: int

@@ -18,6 +18,7 @@ class Session:
 
     Attributes:
         steps: denoising steps of the clips to come; the carried state outlives a change.
+        is_half: whether the clips to come show the portrait at half the side, if it has that.
         dropped: frames of motion that were dropped.
         failed: clips that were lost to an error.
     """
@@ -31,6 +32,7 @@ class Session:
         self._appearance = appearance
         self._new_frames = new_frames
         self.steps = steps
+        self.is_half = False
         self._seed = seed
         self._waiting: deque[Motion] = deque()
         self._in_flight: ClipRequest | None = None
@@ -55,9 +57,11 @@ class Session:
             raise ValueError(
                 f"a clip of {len(request.motion)} frames was due, found {len(clip.pixels)}"
             )
-        # The state holds the portrait it was made with. A clip without denoising steps may bring
-        # none; the next one with steps then goes on from the last there was.
-        if request.appearance is self._appearance and (clip.ica is not None or request.steps):
+        # The state holds the portrait it was made with, at either size. A clip without denoising
+        # steps may bring none; the next one with steps then goes on from the last there was.
+        sizes = self._appearance, self._appearance.half
+        is_of_portrait = any(request.appearance is each for each in sizes)
+        if is_of_portrait and (clip.ica is not None or request.steps):
             self._ica = clip.ica
         frames = [
             AvatarFrame(time_s=float(time_s), pixels=pixels, cutout=cutout)
@@ -99,8 +103,9 @@ class Session:
     def _next_request(self) -> ClipRequest | None:
         if self._in_flight is not None or len(self._waiting) < self._new_frames:
             return None
+        half = self._appearance.half if self.is_half else None
         self._in_flight = ClipRequest(
-            appearance=self._appearance,
+            appearance=half or self._appearance,
             motion=Motion.concatenate(self._waiting),
             ica=self._ica,
             steps=self.steps,

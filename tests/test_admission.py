@@ -26,21 +26,34 @@ def admission(
     )
 
 
-def learn(admission: Admission, busy_s: float, *, steps: int = 1, clips: int = 1) -> None:
+def learn(
+    admission: Admission, busy_s: float, *, steps: int = 1, clips: int = 1, size_px: int = 512
+) -> None:
     times_s = (0.0,) * clips
-    admission.add(Made(steps=steps, asked_s=times_s, due_s=times_s, started_s=0.0, ended_s=busy_s))
+    admission.add(
+        Made(
+            steps=steps,
+            size_px=size_px,
+            asked_s=times_s,
+            due_s=times_s,
+            started_s=0.0,
+            ended_s=busy_s,
+        )
+    )
 
 
 class Room:
     """A device and its sessions, each of which always has a new frame when its camera does."""
 
-    def __init__(self, busy_s: Callable[[int], float], *, steps: int = 1) -> None:
+    def __init__(
+        self, busy_s: Callable[[int], float], *, steps: int = 1, lowest_steps: int = 1
+    ) -> None:
         """`busy_s` is what a batch of so many clips takes the device."""
-        self.admission = admission(lowest_steps=steps)
+        self.admission = admission(lowest_steps=lowest_steps)
+        self.steps = steps
         self.now_s = 0.0
         self.shown: list[int] = []  # frames of every session
         self._busy_s = busy_s
-        self._steps = steps
         self._gatherer = Gatherer(gather_s=0.25 / FPS, max_batch=8)
         self._running: list[Waiting] = []
         self._started_s = self._ends_s = 0.0
@@ -74,7 +87,7 @@ class Room:
         request = ClipRequest(
             appearance=portrait(10),
             motion=relative_motion(self.now_s),
-            steps=self._steps,
+            steps=self.steps,
             seed=row,
         )
         due_s = self.now_s + 1 / FPS
@@ -89,7 +102,8 @@ class Room:
             self._is_asking[clip.request.seed] = False
         self.admission.add(
             Made(
-                steps=self._steps,
+                steps=self._running[0].request.steps,
+                size_px=len(self._running[0].request.appearance.source),
                 asked_s=tuple(clip.asked_s for clip in self._running),
                 due_s=tuple(clip.due_s for clip in self._running),
                 started_s=self._started_s,
@@ -155,6 +169,27 @@ def test_a_hiccup_changes_nothing_and_a_lasting_change_does() -> None:
     assert device.capacity == 1
 
 
+def test_a_smaller_picture_is_not_asked_of_anybody_for_anothers_sake() -> None:
+    device = admission()
+    learn(device, 0.010, steps=0)
+    for _ in range(64):
+        learn(device, 0.005, steps=0, size_px=256)
+    assert device.capacity == 3
+    for _ in range(64):
+        learn(device, 0.010, steps=0, size_px=256)  # but it shows how slow the device is
+    assert device.capacity == 1
+
+
+def test_a_device_that_slows_down_is_noticed_on_any_rung() -> None:
+    device = admission()
+    learn(device, 0.005, steps=0)
+    learn(device, 0.030, steps=1)
+    assert device.capacity == 6
+    for _ in range(64):
+        learn(device, 0.090, steps=1)
+    assert device.capacity == 2
+
+
 @pytest.mark.parametrize(("has_gpu", "expected"), [(True, 5), (False, 3)])
 def test_tracking_and_encoding_count_on_the_processor(has_gpu: bool, expected: int) -> None:
     device = admission(has_gpu=has_gpu)
@@ -174,6 +209,32 @@ def test_all_that_are_let_in_keep_their_frame_rate(fixed_s: float) -> None:
         assert len(rates) < 10, "nobody was ever refused"
     assert len(room.shown) >= (1 if fixed_s > 0.01 else 3)
     assert room.admission.capacity == len(room.shown)
+
+
+def test_what_clips_cost_on_a_slow_device_does_not_outlive_it() -> None:
+    room: Room
+    slowness = 1.0
+
+    def busy_s(clips: int) -> float:
+        return slowness * (0.006 + 0.020 * room.steps) * clips
+
+    room = Room(busy_s, lowest_steps=0)
+    room.join()
+    for steps in (0, 1):
+        room.steps = steps
+        room.run(1.0)
+    assert room.admission.capacity == 5
+    slowness, room.steps = 3.0, 0
+    room.run(10.0)
+    assert room.admission.capacity == 1
+    slowness, room.steps = 1.0, 1  # its session is back on the better rung, and stays there
+    room.run(3.0)
+    assert room.admission.capacity == 5
+    room.steps = 0
+    while room.admission.has_room(len(room.shown)):
+        room.join()
+        assert min(room.run(3.0)) >= 0.97 * FPS
+    assert len(room.shown) == 5
 
 
 def test_one_more_than_fit_would_have_cost_all_of_them_frames() -> None:

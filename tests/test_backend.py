@@ -279,7 +279,14 @@ def test_every_batch_is_reported_with_its_times() -> None:
     with running(animate, clock=clock, on_made=reports.append) as backend:
         backend.submit(request(), due_s=DUE_S).result(20)
     assert reports == [
-        Made(steps=1, asked_s=(100.0,), due_s=(DUE_S,), started_s=100.0, ended_s=100.5)
+        Made(
+            steps=1,
+            size_px=64,
+            asked_s=(100.0,),
+            due_s=(DUE_S,),
+            started_s=100.0,
+            ended_s=100.5,
+        )
     ]
     assert reports[0].busy_s == 0.5
 

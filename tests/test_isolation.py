@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import Tensor
 
 from mimaface.animate import Model, animate, encode_source, load
+from mimaface.errors import SourceImageError
 from mimaface.evaluation.scripted import scripted_motion
 from mimaface.types import Appearance, Clip, ClipRequest, ICAState, Motion
 from streaming.backend import LocalBackend, NotFiniteError
@@ -121,22 +123,91 @@ def test_a_shared_batch_gives_every_session_what_it_would_get_alone(
     assert len(pictures) == SESSIONS, "the sessions must differ for this to tell anything"
 
 
-def test_a_state_that_is_not_finite_fails_its_own_session_alone(
+def test_a_clip_that_is_not_finite_fails_its_own_session_alone(
     model: Model, device: Device, sources: list[Appearance], script: Motion
 ) -> None:
     states = started(device, sources, script)
     requests = ask(sources, script, clip=1, states=states)
-    broken = requests[1].ica
-    assert broken is not None
-    latents = broken.latents.copy()
-    latents[0, 0, 0, 0] = np.nan  # one value is enough
-    requests[1] = replace(requests[1], ica=replace(broken, latents=latents))
+    features = sources[1].features
+    assert features is not None
+    tokens = features.tokens.copy()
+    tokens[0, 0] = np.nan  # one value is enough
+    broken = replace(sources[1], features=replace(features, tokens=tokens))
+    requests[1] = replace(requests[1], appearance=broken)
     futures = device.make(requests)
     assert device.batches == [SESSIONS] * 2, "it was in the others' batch"
     with pytest.raises(NotFiniteError, match="not finite"):
         futures[1].result()
     for row in (0, 2):
         check_equal(model, futures[row], requests[row])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_pixels_that_only_the_decoder_spoils_fail_their_own_session_alone(
+    model: Model,
+    device: Device,
+    sources: list[Appearance],
+    script: Motion,
+    value: float,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    requests = ask(sources, script, clip=1, states=started(device, sources, script))
+    assert model.generator is not None
+    autoencoder = model.generator.autoencoder
+    decode = autoencoder.decode
+
+    def spoil(latents: Tensor) -> Tensor:
+        images: Tensor = decode(latents)
+        if len(images) == SESSIONS:  # the pictures of the batch, one a session
+            images[1, 0, 0, 0] = value
+        return images
+
+    monkeypatch.setattr(autoencoder, "decode", spoil)
+    futures = device.make(requests)
+    assert device.batches == [SESSIONS] * 2
+    with pytest.raises(NotFiniteError, match="not finite"):
+        futures[1].result()
+    for row in (0, 2):
+        check_equal(model, futures[row], requests[row])
+
+
+def test_a_mesh_that_is_not_finite_fails_its_own_session_alone(
+    model: Model, device: Device, sources: list[Appearance], script: Motion
+) -> None:
+    shape = np.full_like(sources[1].mesh.shape, np.nan)
+    broken = replace(sources[1], mesh=replace(sources[1].mesh, shape=shape))
+    for steps in (0, 1):
+        requests = ask(sources, script, clip=0, states=[None] * SESSIONS)
+        requests[1] = replace(requests[1], appearance=broken)
+        requests = [replace(each, steps=steps) for each in requests]
+        futures = device.make(requests)
+        with pytest.raises(ValueError, match="no numbers"):
+            futures[1].result()
+        for row in (0, 2):
+            check_equal(model, futures[row], requests[row])
+
+
+def test_a_state_that_is_not_finite_reaches_no_device(
+    device: Device, sources: list[Appearance], script: Motion
+) -> None:
+    [request, *_] = ask(sources, script, clip=1, states=started(device, sources, script))
+    assert request.ica is not None
+    latents = request.ica.latents.copy()
+    latents[0, 0, 0, 0] = np.inf
+    [failed] = device.make([replace(request, ica=replace(request.ica, latents=latents))])
+    assert isinstance(failed.exception(), NotFiniteError)
+    assert device.batches == [SESSIONS], "of the clips before"
+
+
+def test_a_photo_of_which_the_generator_makes_no_numbers_is_no_portrait(
+    portraits: list[Path],
+) -> None:
+    broken = load("tiny", weights="random", size_px=64)
+    assert broken.generator is not None
+    for parameter in broken.generator.encoder.parameters():
+        parameter.fill_(np.nan)
+    with pytest.raises(SourceImageError, match="no numbers"):
+        encode_source(broken, portraits[0])
 
 
 def test_the_session_goes_on_without_the_broken_state(

@@ -26,8 +26,11 @@ class Simulation:
         shown: of every avatar frame when it was shown, how old it was, and the rung then.
     """
 
-    def __init__(self, cost: Cost, *, steps: tuple[int, ...] = (4, 2, 1, 0)) -> None:
-        self.ladder = Ladder(rungs_for(steps, fps=CAMERA_FPS), deadline_s=DEADLINE_S)
+    def __init__(
+        self, cost: Cost, *, steps: tuple[int, ...] = (4, 2, 1, 0), has_half: bool = False
+    ) -> None:
+        rungs = rungs_for(steps, fps=CAMERA_FPS, has_half=has_half)
+        self.ladder = Ladder(rungs, deadline_s=DEADLINE_S)
         self.shown: list[tuple[float, float, Rung]] = []
         self._cost = cost
         self._pace = Pace()
@@ -80,6 +83,14 @@ def test_a_smooth_rate_goes_before_steps_and_a_jerky_one_after_them() -> None:
         *(Rung(steps=0, fps=fps) for fps in (20, 15)),
     ]
     assert rungs_for([0], fps=20) == [Rung(steps=0, fps=20), Rung(steps=0, fps=15)]
+
+
+def test_half_the_side_is_the_last_to_go_and_only_of_pictures_without_denoising() -> None:
+    for fps in (30, 10):
+        rungs = rungs_for((0, 1), fps=fps)
+        last = Rung(steps=0, fps=min(fps, 15), is_half=True)
+        assert rungs_for((0, 1), fps=fps, has_half=True) == [*rungs, last]
+    assert rungs_for((1, 2), fps=30, has_half=True) == rungs_for((1, 2), fps=30)
 
 
 def test_a_gpu_is_taken_away_and_given_back() -> None:
@@ -172,6 +183,24 @@ def test_without_steps_to_save_there_are_fewer_frames_and_later_all_of_them_agai
     assert simulation.p95_s(12, 60) < DEADLINE_S
     simulation.run(65)
     assert simulation.ladder.rung.fps == 30
+
+
+def test_when_even_the_lowest_rate_is_too_much_the_picture_is_half_as_large_for_a_while() -> None:
+    simulation: Simulation
+
+    def cost(_steps: int, now_s: float) -> float:
+        if not 10 <= now_s < 310:
+            return 0.008
+        return 0.060 if simulation.ladder.rung.is_half else 0.077  # of 67 ms that there are
+
+    simulation = Simulation(cost, steps=(1, 0), has_half=True)
+    simulation.run(310)
+    overloaded = simulation.between(12, 310)
+    assert sum(rung.is_half for _, _, rung in overloaded) > 0.9 * len(overloaded)
+    assert simulation.p95_s(12, 310) < DEADLINE_S
+    assert simulation.ladder.switches <= 24, "it does not swing"
+    simulation.run(320)
+    assert simulation.ladder.rung == Rung(steps=1, fps=30)
 
 
 def two_rungs() -> Ladder:

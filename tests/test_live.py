@@ -4,6 +4,7 @@ import gc
 import threading
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -197,6 +198,34 @@ def test_a_device_without_memory_makes_the_next_clips_with_fewer_steps() -> None
         stage.drive()
         stats = stage.live.stats(stage.clock.now_s)
     assert (stats.failed, stats.steps) == (1, 0)
+
+
+def test_late_frames_take_half_the_side_away_and_room_brings_it_back() -> None:
+    stage: Stage
+    is_slow = threading.Event()
+
+    def animate(requests: Sequence[ClipRequest]) -> Sequence[Clip]:
+        is_large = len(requests[0].appearance.source) == 64
+        stage.clock.now_s += 0.2 if is_slow.is_set() and is_large else 0.002
+        return paint(requests)
+
+    rungs = [Rung(steps=0, fps=30), Rung(steps=0, fps=30, is_half=True)]
+    with staged(animate, ladder=Ladder(rungs, deadline_s=0.12)) as stage:
+        stage.live.change_source(replace(portrait(10), half=portrait(10, size_px=32)))
+
+        def side_px() -> int:
+            stage.drive()
+            return len(stage.live.pull(stage.clock.now_s).pixels)
+
+        assert {side_px() for _ in range(10)} == {64}
+        is_slow.set()
+        assert [side_px() for _ in range(4)][-1] == 32
+        assert stage.live.stats(stage.clock.now_s).is_half
+        is_slow.clear()
+        sides = [side_px() for _ in range(30 * 4)]
+        assert sides[-1] == 64
+        assert sides.count(32) > 30 * 2
+        assert not stage.live.stats(stage.clock.now_s).is_half
 
 
 def test_an_extractor_that_cannot_be_built_leaves_the_portrait(

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -97,11 +98,16 @@ def test_every_call_has_a_file_and_nothing_is_recorded_between_them(tmp_path: Pa
         assert [found_shade for _, found_shade in found[call]] == pytest.approx([shade] * 2, abs=3)
 
 
-def test_a_portrait_of_another_size_is_fitted_into_the_recording(tmp_path: Path) -> None:
-    record(feed([picture(START_S, 50, size_px=97), picture(START_S + 1, 50, size_px=64)]), tmp_path)
+def test_pictures_of_any_size_are_fitted_into_that_of_the_first_portrait(tmp_path: Path) -> None:
+    portrait = np.zeros((97, 97, 3), np.uint8)
+    pictures = [
+        replace(picture(START_S + index, 50, size_px=size_px), portrait=portrait)
+        for index, size_px in enumerate((48, 97, 64))
+    ]
+    record(feed(pictures), tmp_path)
     [path] = tmp_path.iterdir()
     with VideoReader(path) as video:
-        assert [rgb.shape for _, rgb in video] == [(98, 98, 3)] * 2
+        assert [rgb.shape for _, rgb in video] == [(98, 98, 3)] * 3
 
 
 def test_a_recording_plays_after_the_server_was_killed(tmp_path: Path) -> None:

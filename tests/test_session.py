@@ -114,6 +114,34 @@ def test_a_clip_without_steps_of_the_old_portrait_brings_no_state() -> None:
     assert second.ica is None
 
 
+def test_the_state_goes_on_from_one_size_of_the_portrait_to_the_other() -> None:
+    half = portrait(10, size_px=32)
+    whole = replace(portrait(10), half=half)
+    session, ica = Session(whole, new_frames=1), None
+    for time_s, is_half in enumerate((False, True, True, False)):
+        session.is_half = is_half
+        request = session.push(relative_motion(time_s))
+        assert request is not None
+        assert request.appearance is (half if is_half else whole)
+        assert request.ica is ica
+        clip = clip_for(request)
+        ica = clip.ica
+        frames, _ = session.complete(clip)
+        assert frames[0].pixels.shape == request.appearance.source.shape
+    session.change_source(portrait(90))
+    request = session.push(relative_motion(9.0))
+    assert request is not None
+    assert request.ica is None
+
+
+def test_a_portrait_that_has_no_smaller_size_stays_as_it_is() -> None:
+    session = Session(portrait(10), new_frames=1)
+    session.is_half = True
+    request = session.push(relative_motion(0.0))
+    assert request is not None
+    assert request.appearance.source.shape == (64, 64, 3)
+
+
 def test_one_clip_is_in_flight_and_the_newest_motion_wins() -> None:
     session = Session(portrait(10), new_frames=2)
     session.push(relative_motion(0.0))
