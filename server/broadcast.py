@@ -1,6 +1,7 @@
 """One session's avatar for any number of viewers: each frame is pulled once and given to all.
 
-It knows no connection and no codec; every viewer's track waits, encodes and falls behind alone.
+It knows no connection. Every track waits and falls behind alone; those that want the same coded
+share an encoder, which is kept here.
 """
 
 from __future__ import annotations
@@ -9,12 +10,15 @@ import asyncio
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from mimaface.types import Pixels
 from server.alpha import Form, shape
 from streaming.live import LiveSession
 from streaming.types import AvatarFrame
+
+if TYPE_CHECKING:
+    from server.shared_encoder import SharedEncoder
 
 _REST_FPS: Final = 5.0
 
@@ -25,12 +29,22 @@ class Broadcast:
     The session keeps the avatar moving at the rate of its rung, so a repeat is rare; it comes half
     an interval late, because a new frame may only just have missed its time. While the avatar
     rests, a few repeats a second keep the connections alive.
+
+    Attributes:
+        encoders: those at work, by the codec and the form.
+        on_coded: called with the codec of each frame that was coded and whether it is a keyframe.
     """
 
     def __init__(
-        self, live: LiveSession, *, draw: Callable[[AvatarFrame], Pixels] | None = None
+        self,
+        live: LiveSession,
+        *,
+        draw: Callable[[AvatarFrame], Pixels] | None = None,
+        on_coded: Callable[[str, bool], None] = lambda _codec, _is_keyframe: None,
     ) -> None:
         """Take the frames of `live`; `draw` may return one's pixels with something added."""
+        self.encoders: dict[tuple[str, Form], SharedEncoder] = {}
+        self.on_coded = on_coded
         self._live = live
         self._draw = draw
         self._event_loop = asyncio.get_running_loop()

@@ -83,6 +83,12 @@ class Metrics:
             "Trickled candidates that were taken without an entity-tag",
             registry=self._registry,
         )
+        self._coded = prometheus_client.Counter(
+            "avatar_encoded_frames_total",
+            "Frames encoded: once for all viewers of a session with the same codec and picture",
+            ["codec", "kind"],
+            registry=self._registry,
+        )
         prometheus_client.Info("avatar_model", "The model", registry=self._registry).info(
             {
                 "name": model.config.name,
@@ -111,6 +117,10 @@ class Metrics:
         """Count trickled candidates that were taken without an entity-tag."""
         self._unmatched.inc()
 
+    def count_coded(self, codec: str, is_keyframe: bool) -> None:
+        """Count a frame that was encoded."""
+        self._coded.labels(codec, "key" if is_keyframe else "delta").inc()
+
     def close(self, call: Call, result: Result) -> None:
         """Keep the frame counts of a call that is no longer held."""
         self._over.labels(result).inc()
@@ -124,12 +134,12 @@ class Metrics:
         """Yield what is read off the calls; the registry asks for it."""
         now_s = self._clock()
         states: Counter[str] = Counter()
-        rungs: Counter[tuple[str, str]] = Counter()
+        rungs: Counter[tuple[str, str, str]] = Counter()
         frames = self._frames.copy()
         for call in self._calls:
             rung = call.live.rung
             states[call.live.state(now_s)] += 1
-            rungs[str(rung.steps), f"{rung.fps:g}"] += 1
+            rungs[str(rung.steps), f"{rung.fps:g}", "half" if rung.is_half else "full"] += 1
             frames.update(call.live.counts())
         yield _family(
             GaugeMetricFamily(
@@ -140,8 +150,8 @@ class Metrics:
         yield _family(
             GaugeMetricFamily(
                 "avatar_quality_rung",
-                "Sessions on a rung of the quality ladder: denoising steps and frames a second",
-                labels=["steps", "fps"],
+                "Sessions on a rung of the quality ladder: denoising steps, frames a second, side",
+                labels=["steps", "fps", "side"],
             ),
             rungs,
         )

@@ -6,7 +6,6 @@ They know neither the network nor the avatar.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from fractions import Fraction
 from typing import Final
 
@@ -17,13 +16,14 @@ from aiortc.codecs.h264 import H264Encoder
 from aiortc.codecs.vpx import Vp8Encoder, number_of_threads
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 from av.frame import Frame
+from av.stream import Stream
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType
 from av.video.reformatter import VideoReformatter
 
 START_BPS: Final = 1_500_000  # shows a face of 512 pixels well
 _MIN_BPS: Final = 250_000
-_MAX_BPS: Final = 2_500_000
+MAX_BPS: Final = 2_500_000
 
 _CLOCK_RATE: Final = 90_000  # of RTP video
 _USUAL_FPS: Final = 30
@@ -37,11 +37,8 @@ def get_encoder(codec: RTCRtpCodecParameters) -> Encoder:
     Raises:
         ValueError: there is none.
     """
-    if codec.name == "VP8":
-        return LiveVp8Encoder()
-    if codec.name == "H264":
-        return LiveH264Encoder()
-    return get_stock_encoder(codec)
+    live = LIVE_ENCODERS.get(codec.name)
+    return get_stock_encoder(codec) if live is None else live()
 
 
 class LiveVp8Encoder(Vp8Encoder):
@@ -68,15 +65,19 @@ class LiveVp8Encoder(Vp8Encoder):
     def encode(self, frame: Frame, force_keyframe: bool = False) -> tuple[list[bytes], int]:
         """Return a frame's RTP payloads and its time in units of 1/90000 s."""
         assert isinstance(frame, av.VideoFrame), "only pictures are encoded"
+        return self.pack(to_packet(self, frame, force_keyframe))
+
+    def access_unit(self, frame: av.VideoFrame, force_keyframe: bool) -> tuple[bytes, bool]:
+        """Return a coded frame, and whether it is a keyframe."""
         frame = self._reformatter.reformat(frame, format="yuv420p")
-        frame.pict_type = PictureType.NONE  # else a frame sent again would be a keyframe again
         wanted_bps = self._wanted_bps  # set by the event loop at any time
         if abs(wanted_bps - self._used_bps) > _VP8_STEP * self._used_bps:
             self._used_bps = wanted_bps
             self.codec = None
         if not _fits(self.codec, frame):
             self.codec = _open_vp8(frame, self._used_bps)
-        return super().encode(frame, force_keyframe)
+        assert self.codec is not None
+        return _code(self.codec, frame, force_keyframe)
 
 
 class LiveH264Encoder(H264Encoder):
@@ -95,23 +96,49 @@ class LiveH264Encoder(H264Encoder):
     def target_bitrate(self, bitrate: int) -> None:
         self._wanted_bps = _clamp(bitrate)
 
+    def encode(self, frame: Frame, force_keyframe: bool = False) -> tuple[list[bytes], int]:
+        """Return a frame's RTP payloads and its time in units of 1/90000 s."""
+        assert isinstance(frame, av.VideoFrame), "only pictures are encoded"
+        return self.pack(to_packet(self, frame, force_keyframe))
+
     def access_unit(self, frame: av.VideoFrame, force_keyframe: bool) -> tuple[bytes, bool]:
         """Return a frame as an access unit, Annex B, and whether it is a keyframe."""
         if not _fits(self.codec, frame):
             self.codec = _open_h264(frame)
         assert self.codec is not None
         self.codec.bit_rate = self._wanted_bps
-        frame.pict_type = PictureType.I if force_keyframe else PictureType.NONE
-        packets = self.codec.encode(frame)
-        return b"".join(map(bytes, packets)), any(packet.is_keyframe for packet in packets)
+        return _code(self.codec, frame, force_keyframe)
 
-    def _encode_frame(self, frame: av.VideoFrame, force_keyframe: bool) -> Iterator[bytes]:
-        # A generator like aiortc's: the time of the frame is read before it runs.
-        yield from self._split_bitstream(self.access_unit(frame, force_keyframe)[0])
+
+LiveEncoder = LiveVp8Encoder | LiveH264Encoder
+
+LIVE_ENCODERS: Final[dict[str, type[LiveEncoder]]] = {
+    "VP8": LiveVp8Encoder,
+    "H264": LiveH264Encoder,
+}
+
+
+def to_packet(
+    encoder: LiveEncoder, frame: av.VideoFrame, force_keyframe: bool
+) -> av.Packet[Stream]:
+    """Return a coded frame with the frame's time."""
+    pts, time_base = frame.pts, frame.time_base  # the encoder changes those of the frame
+    assert time_base is not None, "frames that are sent have times"
+    data, is_keyframe = encoder.access_unit(frame, force_keyframe)
+    packet = av.Packet(data)
+    packet.pts, packet.time_base, packet.is_keyframe = pts, time_base, is_keyframe
+    return packet
+
+
+def _code(codec: VideoCodecContext, frame: av.VideoFrame, force: bool) -> tuple[bytes, bool]:
+    # A frame that is sent again must not be a keyframe again.
+    frame.pict_type = PictureType.I if force else PictureType.NONE
+    packets = codec.encode(frame)
+    return b"".join(map(bytes, packets)), any(packet.is_keyframe for packet in packets)
 
 
 def _clamp(bitrate: int) -> int:
-    return max(_MIN_BPS, min(bitrate, _MAX_BPS))
+    return max(_MIN_BPS, min(bitrate, MAX_BPS))
 
 
 def _fits(codec: VideoCodecContext | None, frame: av.VideoFrame) -> bool:
@@ -125,7 +152,7 @@ def _prepare(name: str, frame: av.VideoFrame, bitrate: int) -> VideoCodecContext
     codec.pix_fmt = "yuv420p"
     codec.bit_rate = bitrate
     codec.gop_size = _KEYFRAME_INTERVAL
-    # Left alone x264 starts a thread and a half per core for every viewer.
+    # Left alone x264 starts a thread and a half per core for every stream.
     codec.thread_count = number_of_threads(frame.width * frame.height, os.cpu_count() or 1)
     return codec
 
@@ -150,7 +177,7 @@ def _open_vp8(frame: av.VideoFrame, bitrate: int) -> VideoCodecContext:
 
 def _open_h264(frame: av.VideoFrame) -> VideoCodecContext:
     # x264 changes its bitrate in place only when it was opened at a constant one, downwards.
-    codec = _prepare("libx264", frame, _MAX_BPS)
+    codec = _prepare("libx264", frame, MAX_BPS)
     codec.framerate = Fraction(_USUAL_FPS)
     codec.time_base = Fraction(1, _CLOCK_RATE)
     codec.profile = "Baseline"
@@ -158,8 +185,8 @@ def _open_h264(frame: av.VideoFrame) -> VideoCodecContext:
         "preset": "ultrafast",
         "tune": "zerolatency",
         "level": "31",
-        "maxrate": str(_MAX_BPS),
-        "bufsize": str(_MAX_BPS // 4),
+        "maxrate": str(MAX_BPS),
+        "bufsize": str(MAX_BPS // 4),
     }
     codec.open()
     return codec

@@ -1,4 +1,4 @@
-"""aiortc repaired for live video: loss, bitrate, encoders, times, and whom it contacts.
+"""aiortc repaired for live video: loss, bitrate, shared encoders, times, and whom it contacts.
 
 `apply_patches` replaces names in aiortc's modules, for the whole process. It does so for the one
 version that the repairs were tested with; with any other aiortc stays as it is.
@@ -21,6 +21,7 @@ from server.rtc_arrival import PunctualDtlsTransport, StampingProtocol
 from server.rtc_certificate import OpenCertificate
 from server.rtc_encoders import get_encoder
 from server.rtc_receiver import PRIVATE_NAMES, RepairedReceiver
+from server.rtc_sender import PRIVATE_METHODS, SharingSender
 from server.signaling import MAX_CANDIDATES, is_reachable
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ REPLACEMENTS: Final[tuple[tuple[ModuleType, str, Any], ...]] = (
     (rtcpeerconnection, "RTCIceGatherer", QuietIceGatherer),
     (rtcpeerconnection, "RTCIceTransport", CarefulIceTransport),
     (rtcpeerconnection, "RTCRtpReceiver", RepairedReceiver),
+    (rtcpeerconnection, "RTCRtpSender", SharingSender),
     (rtcrtpsender, "RTP_HISTORY_SIZE", _HISTORY_PACKETS),
     (rtcrtpsender, "get_encoder", get_encoder),
 )
@@ -99,4 +101,7 @@ def _missing_names() -> list[str]:
     # The names of an object are known only of an object; this one receives nothing.
     nowhere: Any = SimpleNamespace(state="new")
     probe = rtcrtpreceiver.RTCRtpReceiver("video", nowhere)
-    return missing + [name for name in PRIVATE_NAMES if not hasattr(probe, name)]
+    missing += [name for name in PRIVATE_NAMES if not hasattr(probe, name)]
+    return missing + [
+        name for name in PRIVATE_METHODS if not hasattr(rtcrtpsender.RTCRtpSender, name)
+    ]

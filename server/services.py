@@ -92,7 +92,11 @@ class Services:
             clock=asyncio.get_running_loop().time,
             new_frames=self.model.config.new_frames,
             ladder=Ladder(
-                rungs_for(offered_steps(self.model, config), fps=config.fps),
+                rungs_for(
+                    offered_steps(self.model, config),
+                    fps=config.fps,
+                    has_half=source.appearance.half is not None,
+                ),
                 deadline_s=config.latency_budget_s,
             ),
         )
@@ -102,7 +106,11 @@ class Services:
             id=call_id,
             source=source,
             live=live,
-            broadcast=Broadcast(live, draw=None if marker is None else marker.draw),
+            broadcast=Broadcast(
+                live,
+                draw=None if marker is None else marker.draw,
+                on_coded=self.metrics.count_coded,
+            ),
             sound=sound,
             expires_s=now_s() + ttl_s,
             ttl_s=ttl_s,

@@ -216,6 +216,7 @@ class SocketPeer:
                 unit, is_keyframe = await self._event_loop.run_in_executor(
                     None, encoder.access_unit, frame, is_wanted
                 )
+                self._call.broadcast.on_coded("H264", is_keyframe)
                 assert frame.time is not None, "the track gives each frame a time"
                 header = HEADER.pack(is_keyframe, round(1e6 * frame.time))
                 async with asyncio.timeout(_SILENT_S):

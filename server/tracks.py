@@ -90,6 +90,8 @@ class AvatarTrack(MediaStreamTrack):
     """Sends a session's avatar to one viewer: each new frame at once, the last one when none comes.
 
     Attributes:
+        broadcast: where the frames come from.
+        form: what they are sent as.
         missed: frames that were replaced by newer ones while this viewer's were being sent.
     """
 
@@ -98,9 +100,9 @@ class AvatarTrack(MediaStreamTrack):
     def __init__(self, broadcast: Broadcast, form: Form = WHOLE) -> None:
         """Send the frames of `broadcast` from the newest one on, in one form."""
         super().__init__()
+        self.broadcast = broadcast
+        self.form = form
         self.missed = 0
-        self._broadcast = broadcast
-        self._form = form
         self._is_fresh = broadcast.join()
         self._number = 0
         self._event_loop = asyncio.get_running_loop()
@@ -111,24 +113,29 @@ class AvatarTrack(MediaStreamTrack):
         """Return the next frame; raises MediaStreamError once the track is stopped."""
         if self._sent_pts >= 0:
             try:
-                async with asyncio.timeout(self._broadcast.patience_s()):
+                async with asyncio.timeout(self.broadcast.patience_s()):
                     await self._is_fresh.wait()
             except TimeoutError:
                 pass
         if self.readyState != "live":
             raise MediaStreamError
-        number, _ = self._broadcast.frame_after(self._number)
+        number, _ = self.broadcast.frame_after(self._number)
         self._is_fresh.clear()
         if self._number:
             self.missed += number - self._number - 1
         self._number = number
         # The encoder writes into its frames: each send needs one of its own.
-        frame = av.VideoFrame.from_ndarray(self._broadcast.picture(self._form), format="rgb24")
+        frame = av.VideoFrame.from_ndarray(self.broadcast.picture(self.form), format="rgb24")
         now_s = self._event_loop.time()
         frame.pts = max(round((now_s - self._start_s) * _CLOCK_RATE), self._sent_pts + 1)
         frame.time_base = _TIME_BASE
         self._sent_pts = frame.pts
         return frame
+
+    def repeat(self) -> None:
+        """Send the newest frame at once, even if it was sent before."""
+        self._number = 0
+        self._is_fresh.set()
 
     def stop(self) -> None:
         """End the track; the session and its other viewers go on without it."""

@@ -338,7 +338,7 @@ def test_the_avatar_starts_at_a_bitrate_that_shows_a_face(
     async def script(scene: Scene) -> None:
         await scene.connect()
         await scene.until_shade(11)
-        encoder = scene.peer._sender._RTCRtpSender__encoder  # type: ignore[attr-defined]
+        [encoder] = scene.call.broadcast.encoders.values()
         assert encoder.target_bitrate >= 1_000_000
 
     play(script)

@@ -124,6 +124,15 @@ def test_a_receiver_without_what_the_repair_uses_is_left_alone(
     assert "_RTCRtpReceiver__jitter_buffer" in caplog.text
 
 
+@pytest.mark.usefixtures("_stock")
+def test_a_sender_without_what_the_repair_adds_to_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delattr(RTCRtpSender, "_send_keyframe")
+    assert not apply_patches()
+    assert "_send_keyframe" in caplog.text
+
+
 @pytest.mark.usefixtures("_repaired")
 def test_a_connection_receives_with_the_repaired_receiver() -> None:
     async def script() -> None:

@@ -69,7 +69,7 @@ def test_the_calls_are_told_by_state_and_rung_and_never_by_name() -> None:
     with scene() as each:
         told = each.read()
         assert told['avatar_sessions{state="calibrating"}'] == 1
-        assert told['avatar_quality_rung{fps="30",steps="1"}'] == 1
+        assert told['avatar_quality_rung{fps="30",side="full",steps="1"}'] == 1
         assert told['avatar_model_info{name="tiny",precision="",size_px="256"}'] == 1
         assert "secret" not in each.metrics.text().decode()
 
