@@ -18,7 +18,7 @@ import { SocketPeer } from "./socket.js";
 const STABLE_MS = 5000; // A connection lost earlier than this is not retried without a wait.
 const PING_MS = 1000;
 
-const VOICELESS = "This network lets the picture through, but not your voice.";
+const VOICELESS = "The call goes over a WebSocket, which carries the picture, but not your voice.";
 
 /**
  * @typedef {"waiting" | "calibrating" | "live" | "lost" | "paused"} AvatarState
@@ -57,7 +57,7 @@ export class Call extends EventTarget {
    */
   constructor(source, camera, { usesSocket = false } = {}) {
     super();
-    this.#usesSocket = usesSocket;
+    this.#usesSocket = usesSocket || !("RTCPeerConnection" in globalThis); // Switched off.
     this.#source = source;
     this.#camera = camera;
   }
@@ -171,7 +171,7 @@ export class Call extends EventTarget {
     try {
       await (this.#usesSocket ? this.#connectSocket(signal) : this.#connectPeer(signal));
     } catch (error) {
-      this.#peer.close();
+      this.#peer?.close();
       if (error instanceof UnreachableError) this.#usesSocket = true; // For the rest of the call.
       else if (error.status !== 404 || !isKnown) throw error;
       else this.#session = null; // The server has forgotten it: we were away for too long.

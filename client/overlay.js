@@ -85,6 +85,9 @@ async function showStats() {
 
 function start() {
   settings = readSettings(location.href);
+  if (!("RTCPeerConnection" in globalThis)) {
+    throw new Error("The overlay needs WebRTC, which this browser has switched off.");
+  }
   const { session, token, alpha, chroma, bg, fit, isMirrored, isMuted } = settings;
   document.body.style.background = bg;
   for (const element of [$("avatar"), $("image")]) {
