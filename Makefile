@@ -1,5 +1,6 @@
 # `make serve` runs the live avatar, `make test` runs every check. Both install what they need
 # into .venv first, once, in the versions of constraints.txt. PYTHON=... names another Python.
+# `make test ARGS=tests/test_peer.py` runs the tests of a file after the other checks.
 # `make install` does that alone; docker/ runs it with EXTRAS=server.
 # `make soak` keeps a server busy for half an hour and looks whether it stays as it was.
 
@@ -21,7 +22,12 @@ test: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+ifdef ARGS
 	$(BIN)/pytest $(ARGS)
+else
+	$(BIN)/pytest --numprocesses 2 --dist loadfile -m "not real_time"
+	$(BIN)/pytest -m real_time
+endif
 
 soak: $(INSTALLED)
 	$(BIN)/python -m tests.soak $(or $(ARGS),--minutes 30)

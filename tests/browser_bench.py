@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
 from mimaface.photo import built_in_portraits
 from mimaface.types import Pixels
@@ -33,8 +33,8 @@ from tests.browser_setup import (
     FPS,
     STRIP_PX,
     WIDTH_PX,
-    launch,
     moving_face,
+    run_browser,
     run_server,
     write_webcam_clip,
 )
@@ -126,25 +126,19 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     faces = moving_face(built_in_portraits()[0], frames=CLIP_FRAMES)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        run_server(
-            "--latency-marker", "--size-px", str(arguments.size), *arguments.server_arg
-        ) as server,
-        sync_playwright() as playwright,
-    ):
+    with tempfile.TemporaryDirectory() as folder:
         webcam = Path(folder) / "face.mjpeg"
         write_webcam_clip(webcam, map(with_counter, faces, range(CLIP_FRAMES)))
-        browser = launch(playwright, f"--use-file-for-fake-video-capture={webcam}")
-        page = browser.new_context(permissions=["camera"]).new_page()
-        page.add_init_script(READER)
-        if arguments.source == "canvas":
-            urls = json.dumps([data_url(face) for face in faces])
-            page.add_init_script(f"({CANVAS_CAMERA})({urls})")
-        page.goto(f"{server.url}/?transport={arguments.transport}")
-        figures = measure(page, server.pid, arguments.source, arguments.seconds)
-        page.click("#stop")
-        browser.close()
+        options = ("--latency-marker", "--size-px", str(arguments.size), *arguments.server_arg)
+        with run_server(*options) as server, run_browser(webcam) as browser:
+            page = browser.new_context(permissions=["camera"]).new_page()
+            page.add_init_script(READER)
+            if arguments.source == "canvas":
+                urls = json.dumps([data_url(face) for face in faces])
+                page.add_init_script(f"({CANVAS_CAMERA})({urls})")
+            page.goto(f"{server.url}/?transport={arguments.transport}")
+            figures = measure(page, server.pid, arguments.source, arguments.seconds)
+            page.click("#stop")
     report = {
         "source": arguments.source,
         "transport": arguments.transport,

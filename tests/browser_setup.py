@@ -16,7 +16,7 @@ from pathlib import Path
 import av
 import numpy as np
 from PIL import Image
-from playwright.sync_api import Browser, Playwright
+from playwright.sync_api import Browser, Playwright, expect, sync_playwright
 
 from mimaface.animate import animate, encode_source, load
 from mimaface.evaluation.scripted import scripted_motion
@@ -25,6 +25,7 @@ from mimaface.types import ClipRequest, Motion, Pixels
 ROOT = Path(__file__).parents[1]
 FPS = 30
 WIDTH_PX, HEIGHT_PX = 640, 480
+PATIENCE_MS = 60_000  # for what a page is expected to show: a busy machine takes its time
 STRIP_PX = HEIGHT_PX // 12  # kept free at the top, for the bench's block counter
 
 
@@ -36,6 +37,7 @@ def find_chromium() -> str | None:
 
 def launch(playwright: Playwright, *arguments: str) -> Browser:
     """Start Chromium without a window, without its own network traffic, with a fake camera."""
+    expect.set_options(timeout=PATIENCE_MS)
     return playwright.chromium.launch(
         executable_path=find_chromium(),
         args=[
@@ -49,6 +51,15 @@ def launch(playwright: Playwright, *arguments: str) -> Browser:
             *arguments,
         ],
     )
+
+
+@contextlib.contextmanager
+def run_browser(webcam: Path, *arguments: str) -> Iterator[Browser]:
+    """Run Chromium, whose camera plays a clip again and again, until the block ends."""
+    with sync_playwright() as playwright:
+        browser = launch(playwright, f"--use-file-for-fake-video-capture={webcam}", *arguments)
+        yield browser
+        browser.close()
 
 
 def moving_face(portrait: Path, frames: int) -> list[Pixels]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 
@@ -12,6 +13,7 @@ from mimaface.evaluation.scripted import scripted_motion
 from mimaface.photo import built_in_portraits
 from mimaface.types import ClipRequest
 from mimaface.video import write_video
+from tests.browser_setup import moving_face, write_webcam_clip
 
 FPS = 25.0
 FRAMES = 75
@@ -19,8 +21,9 @@ FRAMES = 75
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
-    """Keep torch's threads from waiting for each other while other tests' threads run."""
+    """Keep torch's and OpenCV's threads from waiting for each other while others run."""
     torch.set_num_threads(1)
+    cv2.setNumThreads(1)
 
 
 @pytest.fixture(scope="session")
@@ -47,4 +50,12 @@ def driving_clip(portraits: list[Path], tmp_path_factory: pytest.TempPathFactory
             request = ClipRequest(appearance=appearance, motion=motion[index : index + 1])
             [clip] = animate(model, [request])
             video.write(index / FPS, clip.pixels[0])
+    return path
+
+
+@pytest.fixture(scope="session")
+def webcam(portrait: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four seconds of a moving face, for a browser's camera."""
+    path = tmp_path_factory.mktemp("webcam") / "face.mjpeg"
+    write_webcam_clip(path, moving_face(portrait, frames=120))
     return path

@@ -9,19 +9,13 @@ from pathlib import Path
 import httpx
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect
 
 from mimaface.photo import built_in_portraits
-from tests.browser_setup import (
-    find_chromium,
-    launch,
-    moving_face,
-    run_server,
-    write_webcam_clip,
-)
+from tests.browser_setup import find_chromium, run_browser, run_server
 
 pytestmark = [
-    pytest.mark.browser,
+    pytest.mark.real_time,
     pytest.mark.skipif(find_chromium() is None, reason="no Chromium on this machine"),
 ]
 
@@ -61,13 +55,9 @@ def server_url() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    webcam = tmp_path_factory.mktemp("webcam") / "face.mjpeg"
-    write_webcam_clip(webcam, moving_face(built_in_portraits()[0], frames=120))
-    with sync_playwright() as playwright:
-        browser = launch(playwright, f"--use-file-for-fake-video-capture={webcam}")
+def browser(webcam: Path) -> Iterator[Browser]:
+    with run_browser(webcam) as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -91,7 +81,7 @@ def _go_live(page: Page) -> None:
 
 
 def _wait_until_live(page: Page) -> None:
-    expect(page.locator("#status")).to_have_text("Live", timeout=20_000)
+    expect(page.locator("#status")).to_have_text("Live")
     page.wait_for_selector("#avatar-frame[data-is-moving]")
 
 
@@ -226,7 +216,7 @@ def test_a_photo_of_a_phone_is_made_smaller_before_it_is_uploaded(
         portrait.resize((3500, 3500)).save(photo)  # 12 megapixels, more than the server takes
     page.check("#consent", force=True)
     page.set_input_files("#photo", photo)
-    expect(page.locator("#photo-message")).to_contain_text("Ready", timeout=20_000)
+    expect(page.locator("#photo-message")).to_contain_text("Ready")
 
 
 def test_a_text_file_named_png_shows_what_the_server_says(page: Page) -> None:

@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, Playwright, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect
 
-from mimaface.photo import built_in_portraits
-from tests.browser_setup import (
-    RunningServer,
-    find_chromium,
-    launch,
-    moving_face,
-    run_server,
-    write_webcam_clip,
-)
+from tests.browser_setup import RunningServer, find_chromium, run_browser, run_server
 from tests.test_browser import MOVING, PAGE_HELPERS
 
 pytestmark = [
-    pytest.mark.browser,
+    pytest.mark.real_time,
     pytest.mark.skipif(find_chromium() is None, reason="no Chromium on this machine"),
 ]
 
@@ -29,42 +22,25 @@ NO_UDP = "--webrtc-ip-handling-policy=disable_non_proxied_udp"
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RunningServer]:
-    with pytest.MonkeyPatch.context() as environ:
-        environ.setenv("MIMAFACE_ADMISSION_FPS", "0")  # however slow the machine is
-        with run_server("--size-px", "256", "--steps", "0") as server:
-            yield server
+    options = ("--size-px", "256", "--steps", "0")
+    with run_server(*options, MIMAFACE_ADMISSION_FPS="0") as server:  # however slow the machine is
+        yield server
 
 
 @pytest.fixture(scope="module")
-def webcam(tmp_path_factory: pytest.TempPathFactory) -> str:
-    clip = tmp_path_factory.mktemp("webcam") / "face.mjpeg"
-    write_webcam_clip(clip, moving_face(built_in_portraits()[0], frames=120))
-    return f"--use-file-for-fake-video-capture={clip}"
-
-
-@pytest.fixture(scope="module")
-def playwright() -> Iterator[Playwright]:
-    with sync_playwright() as playwright:
-        yield playwright
-
-
-@pytest.fixture(scope="module")
-def browser(playwright: Playwright, webcam: str) -> Iterator[Browser]:
-    browser = launch(playwright, webcam)
-    yield browser
-    browser.close()
+def browser(webcam: Path, request: pytest.FixtureRequest) -> Iterator[Browser]:
+    """With these arguments, if a test gives any."""
+    with run_browser(webcam, *getattr(request, "param", ())) as browser:
+        yield browser
 
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
     """A page of somebody who allows the camera."""
     with browser.new_context(permissions=["camera"]) as context:
-        yield prepared(context.new_page())
-
-
-def prepared(page: Page) -> Page:
-    page.add_init_script(PAGE_HELPERS)
-    return page
+        page = context.new_page()
+        page.add_init_script(PAGE_HELPERS)
+        yield page
 
 
 def go_live(page: Page, url: str) -> None:
@@ -74,7 +50,7 @@ def go_live(page: Page, url: str) -> None:
 
 
 def wait_until_live(page: Page) -> None:
-    expect(page.locator("#status")).to_have_text("Live", timeout=20_000)
+    expect(page.locator("#status")).to_have_text("Live")
     page.wait_for_selector("#avatar-frame[data-is-moving]")
 
 
@@ -90,18 +66,16 @@ def says_that_it_goes_over(page: Page, connection: str) -> None:
     expect(page.locator("#figures")).to_contain_text(f"Connection{connection}")
 
 
+@pytest.mark.parametrize("browser", [[NO_UDP]], indirect=True, ids=["no UDP"])
 def test_the_call_goes_over_a_websocket_where_the_browser_may_send_no_udp(
-    playwright: Playwright, webcam: str, server: RunningServer
+    page: Page, server: RunningServer
 ) -> None:
-    browser = launch(playwright, webcam, NO_UDP)
-    page = prepared(browser.new_context(permissions=["camera"]).new_page())
     go_live(page, server.url)
     wait_for_movement(page)
     says_that_it_goes_over(page, "WebSocket")
     expect(page.locator("#latency")).to_have_text(re.compile(r"\d+"))
     expect(page.locator("#figures")).to_contain_text(re.compile("Sent640 . 480"))
     page.click("#stop")
-    browser.close()
 
 
 def test_the_call_goes_over_a_websocket_where_a_firewall_drops_udp(

@@ -24,6 +24,8 @@ REMEMBER_TITLES = """
   new MutationObserver(() => titles.add(title.textContent)).observe(title, { childList: true });
 }
 """
+pytestmark = pytest.mark.real_time
+
 LONG_S = "600"  # longer than the test may take: what ends sooner did not wait for it
 
 
@@ -129,7 +131,6 @@ def test_a_second_signal_ends_the_server_at_once(
     assert patient.process.wait(30) == 0
 
 
-@pytest.mark.browser
 @pytest.mark.skipif(find_chromium() is None, reason="no Chromium on this machine")
 def test_the_page_says_that_the_server_restarts_and_then_that_it_reconnects(
     hurried: RunningServer,
@@ -140,10 +141,10 @@ def test_the_page_says_that_the_server_restarts_and_then_that_it_reconnects(
         page.goto(hurried.url)
         page.click("#start")
         # The fake camera's picture shows no face.
-        expect(page.locator("#status")).to_have_text("Face lost", timeout=20_000)
+        expect(page.locator("#status")).to_have_text("Face lost")
         page.evaluate(REMEMBER_TITLES)
         hurried.process.send_signal(signal.SIGTERM)
-        expect(page.locator("#status")).to_have_text("Reconnecting", timeout=20_000)
+        expect(page.locator("#status")).to_have_text("Reconnecting")
         expect(page.locator("#help")).to_be_hidden()
         assert "The server is about to restart" in page.evaluate("[...titles]")
         browser.close()

@@ -16,7 +16,12 @@ def pictures(from_s: float, until_s: float, *, fps: float, age_s: float = 0.05) 
 def made(ended_s: float, *, busy_s: float = 0.01, steps: int = 1, clips: int = 1) -> Made:
     times_s = (ended_s - busy_s,) * clips
     return Made(
-        steps=steps, asked_s=times_s, due_s=times_s, started_s=ended_s - busy_s, ended_s=ended_s
+        steps=steps,
+        size_px=256,
+        asked_s=times_s,
+        due_s=times_s,
+        started_s=ended_s - busy_s,
+        ended_s=ended_s,
     )
 
 

@@ -41,7 +41,10 @@ def missing() -> str:
     return asked.stdout.strip() if asked.returncode == 0 else "its Python bindings"
 
 
-pytestmark = pytest.mark.skipif(bool(missing()), reason=f"GStreamer here lacks {missing()}")
+pytestmark = [
+    pytest.mark.real_time,
+    pytest.mark.skipif(bool(missing()), reason=f"GStreamer here lacks {missing()}"),
+]
 
 
 @pytest.fixture(scope="module")

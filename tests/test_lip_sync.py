@@ -33,6 +33,8 @@ from server.tracks import PIECE, RATE
 from server.whip import SDP
 from tests.serving import serving
 
+pytestmark = pytest.mark.real_time
+
 FPS = 10  # so few that a busy machine keeps up; an opening is as exact as its first frame
 FIRST_S = 3.0  # until then the driver's neutral is taken
 PERIOD_S = 1.0  # the mouth is open for the first half of it

@@ -1,5 +1,6 @@
 """The release's checkpoints: every tensor lands, and what does not is named."""
 
+import shutil
 from pathlib import Path
 from random import Random
 
@@ -40,9 +41,17 @@ PARTS = {
 }
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("release")
+    write_release(folder)
+    return folder
+
+
 @pytest.fixture
-def release(tmp_path: Path) -> Path:
-    write_release(tmp_path)
+def release(written: Path, tmp_path: Path) -> Path:
+    """A copy, to be spoilt."""
+    shutil.copytree(written, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 

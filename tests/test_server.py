@@ -135,7 +135,7 @@ def test_the_figures_of_the_whole_server_are_there_for_prometheus(
 
     before = read()
     assert before['avatar_sessions{state="waiting"}'] == 1
-    assert before['avatar_quality_rung{fps="30",steps="0"}'] == 1
+    assert before['avatar_quality_rung{fps="30",side="full",steps="0"}'] == 1
     assert before['avatar_model_info{name="tiny",precision="",size_px="256"}'] == 1
     ended = 'avatar_sessions_total{result="ended"}'
     client.delete(session)
@@ -445,10 +445,11 @@ def test_a_taken_port_is_named() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_weights_that_cannot_be_used_are_named() -> None:
-    done = run_command("--weights", "gone.safetensors", "--steps", "1", "--port", "0")
+def test_a_model_that_cannot_do_the_steps_is_named() -> None:
+    done = run_command("--model", "sd15", "--steps", "1", "--port", "0")
     assert done.returncode == 1
-    assert done.stderr == "error: there are no weights at gone.safetensors\n"
+    assert done.stderr.startswith("error: model sd15 does 0 denoising steps, not 1: ")
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_wrong_setting_is_named() -> None:

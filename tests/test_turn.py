@@ -24,17 +24,19 @@ from aiortc import (
     VideoStreamTrack,
 )
 from aiortc.mediastreams import MediaStreamTrack
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
-from mimaface.photo import built_in_portraits
 from server.config import parse_config
-from tests.browser_setup import find_chromium, launch, moving_face, write_webcam_clip
+from tests.browser_setup import find_chromium, run_browser
 from tests.serving import serving
 
 COTURN = shutil.which("turnserver")
 SECRET = "shared by the server and coturn"
 
-pytestmark = pytest.mark.skipif(COTURN is None, reason="no coturn on this machine")
+pytestmark = [
+    pytest.mark.real_time,
+    pytest.mark.skipif(COTURN is None, reason="no coturn on this machine"),
+]
 
 
 @contextmanager
@@ -170,15 +172,11 @@ window.RTCPeerConnection = function (configuration) {
 """
 
 
-@pytest.mark.browser
 @pytest.mark.skipif(find_chromium() is None, reason="no Chromium on this machine")
 def test_a_page_goes_by_the_relay_and_by_websocket_when_that_refuses_it(
-    url: str, impostor: str, tmp_path: Path
+    url: str, impostor: str, webcam: Path
 ) -> None:
-    clip = tmp_path / "face.mjpeg"
-    write_webcam_clip(clip, moving_face(built_in_portraits()[0], frames=30))
-    with sync_playwright() as playwright:
-        browser = launch(playwright, f"--use-file-for-fake-video-capture={clip}")
+    with run_browser(webcam) as browser:
         for server, connection in ((url, "WebRTC"), (impostor, "WebSocket")):
             page = browser.new_context(permissions=["camera"]).new_page()
             page.add_init_script(RELAY_ALONE)
@@ -186,8 +184,5 @@ def test_a_page_goes_by_the_relay_and_by_websocket_when_that_refuses_it(
             page.click("#start")
             page.wait_for_selector("#avatar-frame[data-is-moving]")
             page.click("#show-stats")
-            expect(page.locator("#figures")).to_contain_text(
-                f"Connection{connection}", timeout=20_000
-            )
+            expect(page.locator("#figures")).to_contain_text(f"Connection{connection}")
             page.click("#stop")
-        browser.close()

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
-from mimaface.photo import built_in_portraits
 from mimaface.types import Pixels
 from tests.browser_setup import (
     FPS,
     HEIGHT_PX,
     WIDTH_PX,
     find_chromium,
-    launch,
     moving_face,
+    run_browser,
     run_server,
     write_webcam_clip,
 )
 
 pytestmark = [
-    pytest.mark.browser,
+    pytest.mark.real_time,
     pytest.mark.skipif(find_chromium() is None, reason="no Chromium on this machine"),
 ]
 
@@ -58,17 +58,15 @@ def grainy(pictures: list[Pixels]) -> Iterator[Pixels]:
         yield seen.clip(0, 255).astype(np.uint8)
 
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    webcam = tmp_path_factory.mktemp("webcam") / "grainy.mjpeg"
-    write_webcam_clip(webcam, grainy(moving_face(built_in_portraits()[0], frames=60)))
-    with run_server("--steps", "0") as server, sync_playwright() as playwright:
-        browser = launch(playwright, f"--use-file-for-fake-video-capture={webcam}")
+@pytest.fixture
+def page(portrait: Path, tmp_path: Path) -> Iterator[Page]:
+    webcam = tmp_path / "grainy.mjpeg"
+    write_webcam_clip(webcam, grainy(moving_face(portrait, frames=60)))
+    with run_server("--steps", "0") as server, run_browser(webcam) as browser:
         page = browser.new_context(permissions=["camera"]).new_page()
         page.add_init_script(KEEP_PEER)
         page.goto(server.url)
         yield page
-        browser.close()
 
 
 def test_the_webcam_is_sent_whole_and_sharp_within_three_seconds(page: Page) -> None:

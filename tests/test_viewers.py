@@ -25,7 +25,7 @@ from tests.browser_setup import find_chromium, launch, moving_face, write_webcam
 from tests.serving import serving
 
 pytestmark = [
-    pytest.mark.browser,
+    pytest.mark.real_time,
     pytest.mark.skipif(find_chromium() is None, reason="no Chromium on this machine"),
 ]
 

@@ -28,8 +28,9 @@ def test_what_is_saved_is_read_again(config: ModelConfig, tmp_path: Path) -> Non
     save(written, path)
     found = read(path)
     assert found.config == config
+    read_again = found.state_dict()
     for name, tensor in written.state_dict().items():
-        torch.testing.assert_close(found.state_dict()[name], tensor, atol=0, rtol=0)
+        torch.testing.assert_close(read_again[name], tensor, atol=0, rtol=0)
     if written.face_model is None:
         assert found.face_model is None
     else:
