@@ -114,6 +114,16 @@ def test_a_still_output_has_no_correlation_and_reaches_nothing(performance: Moti
         assert not each.is_reached
 
 
+def test_a_gaze_behind_shut_lids_does_not_count(performance: Motion) -> None:
+    opening = -signals(performance).eye_closure
+    is_shut = opening < 0.4 * np.median(opening)
+    assert 0 < is_shut.sum() < 10
+    for where, is_perfect in ((is_shut, True), (np.roll(is_shut, 10), False)):
+        gaze = np.where(where[:, None], np.float32(0.6), performance.gaze)
+        found = figures(performance, replace(performance, gaze=gaze))["gaze"]
+        assert (found == (pytest.approx(1.0), pytest.approx(1.0))) is is_perfect
+
+
 def test_a_still_driver_gives_no_figures(performance: Motion) -> None:
     first: Motion = Motion.concatenate([performance[:1]] * FRAMES)
     still = replace(first, time_s=performance.time_s)

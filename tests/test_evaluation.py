@@ -96,7 +96,8 @@ def self_driven(mesh_only: Model, driving_clip: Path) -> tuple[Evaluation, list[
 
 def test_a_neutral_of_one_frame_is_complete_and_leaves_that_frame_still() -> None:
     script = scripted_motion(20)
-    absolute = replace(script, is_relative=False)
+    away = script.translation + np.float32([0, 0, 4])
+    absolute = replace(script, translation=away, is_relative=False)
     relative = RelativeMotion(Neutral.of(absolute[7:8]))
     assert relative.calibration == 1
     still = relative.push(absolute[7:8])

@@ -81,6 +81,7 @@ TARGETS: Final = (
     Target(signal="roll", correlation=0.9),
     Target(signal="gaze", correlation=0.7, amplitude=(0.6, 1.4)),
 )
+LEAST_OPENING: Final = 0.5  # of the driver's usual one; lids that are closer hide the iris
 FACE_SHARE_TARGET: Final = 0.99
 
 
@@ -106,11 +107,19 @@ class Agreement:
 
 
 def agree(driving: Signals, output: Signals) -> tuple[Agreement, ...]:
-    """Compare the signals of an output with its driver's, frame by frame: one per target."""
+    """Compare the signals of an output with its driver's, frame by frame: one per target.
+
+    Where the driver's lids are shut there is no gaze to follow: what the tracker says then is a
+    guess, and those frames do not count for it.
+    """
     pairs = {
         each.signal: (getattr(driving, each.signal), getattr(output, each.signal))
         for each in TARGETS
     }
+    opening = -driving.eye_closure
+    is_open = opening > LEAST_OPENING * np.median(opening) if len(opening) else opening > 0
+    theirs, ours = pairs["gaze"]
+    pairs["gaze"] = theirs[is_open], ours[is_open]
     return tuple(
         Agreement(
             target=target,
