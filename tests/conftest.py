@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import pytest
 import torch
+from aiortc import rtcpeerconnection
+from aiortc.rtcicetransport import RTCIceTransport
+from playwright.sync_api import Browser
 
 from mimaface.animate import animate, encode_source, load
 from mimaface.evaluation.scripted import scripted_motion
 from mimaface.photo import built_in_portraits
 from mimaface.types import ClipRequest
 from mimaface.video import write_video
-from tests.browser_setup import moving_face, write_webcam_clip
+from server.rtc_patches import REPLACEMENTS, apply_patches
+from tests.browser_setup import moving_face, run_browser, write_webcam_clip
 
 FPS = 25.0
 FRAMES = 75
@@ -59,3 +64,19 @@ def webcam(portrait: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("webcam") / "face.mjpeg"
     write_webcam_clip(path, moving_face(portrait, frames=120))
     return path
+
+
+@pytest.fixture(scope="module")
+def browser(webcam: Path, request: pytest.FixtureRequest) -> Iterator[Browser]:
+    """The system's Chromium, with these arguments if a test gives any; its microphone beeps."""
+    with run_browser(webcam, *getattr(request, "param", ())) as browser:
+        yield browser
+
+
+@pytest.fixture
+def _repaired(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Repair aiortc for this test, but let its peers find each other on this machine."""
+    for module, name, _ in REPLACEMENTS:
+        monkeypatch.setattr(module, name, getattr(module, name))
+    assert apply_patches()
+    monkeypatch.setattr(rtcpeerconnection, "RTCIceTransport", RTCIceTransport)

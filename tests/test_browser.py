@@ -12,7 +12,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, Route, expect
 
 from mimaface.photo import built_in_portraits
-from tests.browser_setup import find_chromium, run_browser, run_server
+from tests.browser_setup import find_chromium, run_server
 
 pytestmark = [
     pytest.mark.real_time,
@@ -52,12 +52,6 @@ window.movement = (frames) =>
 def server_url() -> Iterator[str]:
     with run_server() as server:
         yield server.url
-
-
-@pytest.fixture(scope="module")
-def browser(webcam: Path) -> Iterator[Browser]:
-    with run_browser(webcam) as browser:
-        yield browser
 
 
 @pytest.fixture

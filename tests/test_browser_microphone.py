@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser_setup import find_chromium, run_browser, run_server
+from tests.browser_setup import find_chromium, run_server
 
 pytestmark = [
     pytest.mark.real_time,
@@ -64,13 +63,6 @@ def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     options = ("--size-px", "256", "--steps", "0", "--record", str(folder))
     with run_server(*options, MIMAFACE_ADMISSION_FPS="0") as server:  # however slow the machine is
         yield server.url
-
-
-@pytest.fixture(scope="module")
-def browser(webcam: Path) -> Iterator[Browser]:
-    """Its microphone beeps once a second."""
-    with run_browser(webcam) as browser:
-        yield browser
 
 
 def go_live(browser: Browser, url: str, *permissions: str) -> Page:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
-from tests.browser_setup import RunningServer, find_chromium, run_browser, run_server
+from tests.browser_setup import RunningServer, find_chromium, run_server
 from tests.test_browser import MOVING, PAGE_HELPERS
 
 pytestmark = [
@@ -25,13 +24,6 @@ def server() -> Iterator[RunningServer]:
     options = ("--size-px", "256", "--steps", "0")
     with run_server(*options, MIMAFACE_ADMISSION_FPS="0") as server:  # however slow the machine is
         yield server
-
-
-@pytest.fixture(scope="module")
-def browser(webcam: Path, request: pytest.FixtureRequest) -> Iterator[Browser]:
-    """With these arguments, if a test gives any."""
-    with run_browser(webcam, *getattr(request, "param", ())) as browser:
-        yield browser
 
 
 @pytest.fixture

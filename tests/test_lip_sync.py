@@ -18,16 +18,14 @@ import av
 import httpx
 import numpy as np
 import pytest
-from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription, rtcpeerconnection
+from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
-from aiortc.rtcicetransport import RTCIceTransport
 from av.frame import Frame
 
 from mimaface.animate import animate, encode_source, load
 from mimaface.evaluation.scripted import scripted_motion
 from mimaface.types import ClipRequest, Motion, Pixels
 from server.config import ServerConfig
-from server.rtc_patches import REPLACEMENTS, apply_patches
 from server.rtc_receiver import RepairedReceiver
 from server.tracks import PIECE, RATE
 from server.whip import SDP
@@ -59,15 +57,6 @@ def faces(portraits: list[Path]) -> list[Pixels]:
     rows = (motion[index : index + 1] for index in (openness.argmin(), openness.argmax()))
     requests = [ClipRequest(appearance=appearance, motion=row) for row in rows]
     return [clip.pixels[0] for clip in animate(model, requests)]
-
-
-@pytest.fixture
-def _repaired(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Repair aiortc for this test, but let its peers find each other on this machine."""
-    for module, name, _ in REPLACEMENTS:
-        monkeypatch.setattr(module, name, getattr(module, name))
-    assert apply_patches()
-    monkeypatch.setattr(rtcpeerconnection, "RTCIceTransport", RTCIceTransport)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Error, Page
 
-from tests.browser_setup import find_chromium, run_browser, run_server
+from tests.browser_setup import find_chromium, run_server
 
 pytestmark = [
     pytest.mark.real_time,
@@ -87,12 +87,6 @@ def friend(folder: Path) -> Iterator[str]:
 def url(friend: str) -> Iterator[str]:
     with run_server("--size-px", "256", "--steps", "0", MIMAFACE_CORS_ORIGINS=friend) as server:
         yield server.url
-
-
-@pytest.fixture(scope="module")
-def browser(webcam: Path) -> Iterator[Browser]:
-    with run_browser(webcam) as browser:
-        yield browser
 
 
 @pytest.fixture

@@ -19,11 +19,9 @@ from aiortc import (
     RTCPeerConnection,
     RTCSessionDescription,
     VideoStreamTrack,
-    rtcpeerconnection,
 )
 from aiortc.codecs import depayload
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
-from aiortc.rtcicetransport import RTCIceTransport
 from aiortc.rtcrtpparameters import RTCRtcpParameters, RTCRtpSendParameters
 from aiortc.rtp import (
     RTCP_PSFB_APP,
@@ -40,7 +38,6 @@ from server.broadcast import Broadcast
 from server.config import ServerConfig
 from server.peer import Peer
 from server.rtc_encoders import MAX_BPS, START_BPS
-from server.rtc_patches import REPLACEMENTS, apply_patches
 from server.rtc_sender import SharingSender
 from server.shared_encoder import KEYFRAME_INTERVAL_S, MOST_WAITING, CodedTrack, join, shared_bps
 from server.tracks import AvatarTrack
@@ -53,15 +50,6 @@ from tests.serving import serving
 BOTH_CODECS = pytest.mark.parametrize("codec", ["VP8", "H264"])
 SIDE = 256
 ENOUGH = 1_507_328  # bit/s for a picture of that side
-
-
-@pytest.fixture
-def _repaired(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Repair aiortc for this test, but let its peers find each other on this machine."""
-    for module, name, _ in REPLACEMENTS:
-        monkeypatch.setattr(module, name, getattr(module, name))
-    assert apply_patches()
-    monkeypatch.setattr(rtcpeerconnection, "RTCIceTransport", RTCIceTransport)
 
 
 class Scene:
