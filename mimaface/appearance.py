@@ -22,21 +22,25 @@ from mimaface.face_mesh import (
     FOREHEAD,
     INNER_LIPS,
     IRISES,
+    LOWER_LIDS,
     RIGHT_TRAGUS,
     UPPER_LIDS,
     Contour,
     canonical_face,
+    gap,
     proportions,
     rotation_matrix,
     shut_lips,
 )
 from mimaface.photo import crop_around, measure_photo, only_face, read_photo
 from mimaface.plates import (
+    LEAST_SHOWN,
     Canvas,
     matte_person,
     paint_background,
     paint_eyeball,
     paint_lids,
+    paint_lips,
     paint_lower_mouth,
     paint_person,
     paint_upper_teeth,
@@ -45,11 +49,11 @@ from mimaface.plates import (
 )
 from mimaface.raster import LEFT_EYE, MOUTH, RIGHT_EYE, SKIN, SURROUND
 from mimaface.render import (
-    LOWER_LIP,
-    UPPER_LIP,
     SourceMesh,
     eye_frame,
+    mouth_anchors,
     mouth_frame,
+    mouth_light,
     project,
     samples_px,
     unproject,
@@ -170,7 +174,7 @@ def _build_mesh(canvas: Canvas, motion: Motion, size_px: int) -> SourceMesh:
     triangles, kinds = _triangles()
     shown = (kinds != SURROUND) | _touches(matte, uv[triangles])
     lashes = np.zeros(len(points), np.float32)
-    lashes[UPPER_LIDS] = 1
+    lashes[UPPER_LIDS] = lashes[LOWER_LIDS] = 1
 
     left_eyeball, right_eyeball = (
         paint_eyeball(
@@ -182,6 +186,10 @@ def _build_mesh(canvas: Canvas, motion: Motion, size_px: int) -> SourceMesh:
     samples = _samples(size_px)
     skin = skin_tone(canvas, points[:, :2])
     neutral = shut_lips(shape)
+    texture = paint_person(canvas, matte, background, points[list(FACE_OVAL), :2])
+    shows_mouth = gap(shape, INNER_LIPS) > LEAST_SHOWN
+    if shows_mouth:
+        texture = paint_lips(canvas, texture, points[:, :2], unit_px=scale)
     upper_teeth, lower_mouth = (
         show_mouth(
             canvas,
@@ -190,14 +198,16 @@ def _build_mesh(canvas: Canvas, motion: Motion, size_px: int) -> SourceMesh:
             mouth_frame(anchor, rotation, origin, scale),
             is_jaw=is_jaw,
         )
-        for painted, anchor, is_jaw in (
-            (paint_upper_teeth(skin), neutral[UPPER_LIP], False),
-            (paint_lower_mouth(skin), shape[LOWER_LIP], True),
+        for painted, anchor, is_jaw in zip(
+            (paint_upper_teeth(skin), paint_lower_mouth(skin)),
+            mouth_anchors(neutral, shape),
+            (False, True),
+            strict=True,
         )
     )
     return SourceMesh(
         size_px=size_px,
-        texture=paint_person(canvas, matte, background, points[list(FACE_OVAL), :2]),
+        texture=texture,
         lids=np.dstack([paint_lids(canvas, points[:, :2]), matte]),
         background=canvas.sample(background, samples),
         seen=canvas.sample(seen, samples),
@@ -220,6 +230,7 @@ def _build_mesh(canvas: Canvas, motion: Motion, size_px: int) -> SourceMesh:
         eyeballs=(left_eyeball, right_eyeball),
         mouth=(upper_teeth, lower_mouth),
         cavity=skin * np.array([0.5, 0.34, 0.36], np.float32),
+        mouth_light=mouth_light(shape) if shows_mouth else 1.0,
     )
 
 

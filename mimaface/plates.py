@@ -26,9 +26,11 @@ MOUTH_TEXELS_PER_UNIT: Final = 240.0
 BACKGROUND_LIKENESS: Final = 14  # levels of 255 that a wall may differ from its surroundings
 GRABCUT_SIDE: Final = 384  # pixels; it takes half a second
 DISTINCT: Final = 40  # levels of 255 from which on the colours tell a person from what is behind
-LASHES: Final = 0.2  # eye widths that lashes and their shadow reach beyond the lids
+LASHES: Final = 0.28  # eye widths that lashes and their shadow reach beyond the lids
+FEATHER: Final = 0.08  # eye widths over which it fades into the photo
 SKIN_AROUND: Final = 0.5  # eye widths beyond them from which the skin of shut lids is taken
-LEAST_SKIN: Final = 0.8  # of its brightness: what is darker is no bare skin
+LEAST_SKIN: Final = 0.6  # of its brightness: what is darker is no bare skin
+LIP_EDGE: Final = 0.015  # head units that landmarks may miss the inner edge of the lips by
 CLEAR: Final = 0.06  # share of the person, or the background, that is nothing but noise
 
 
@@ -173,9 +175,35 @@ def paint_lids(canvas: Canvas, points: Reals) -> Pixels:
         around = (_grown(lashes, SKIN_AROUND * wide) > 0) & (lashes == 0)
         known = around & (grey > LEAST_SKIN * np.quantile(grey[around], 0.75))
         skin = _fill(lids, known.astype(np.float32))
-        share = cv2.blur(lashes, (3, 3))[..., None] / np.float32(255)
+        share = cv2.GaussianBlur(lashes, (0, 0), FEATHER * wide)[..., None] / np.float32(255)
         lids += share * (skin - lids)
     return np.clip(lids, 0, 255).astype(np.uint8)
+
+
+def paint_lips(canvas: Canvas, person: Pixels, points: Reals, *, unit_px: float) -> Pixels:
+    """Return the person [H', W', 4] with the lips carried on over what they show between them.
+
+    Landmarks miss the lips' edge by a pixel or so: bright teeth would stay on it as a dotted line
+    wherever the lips go. What they show is the plates' (`show_mouth`).
+
+    Args:
+        canvas: the photo.
+        person: see `paint_person`.
+        points: [V, 2], the landmarks in pixels.
+        unit_px: pixels per head unit.
+    """
+    upper, lower = INNER_LIPS
+    outline = canvas.to_texels(points[[*upper, *lower[-2:0:-1]]])
+    between = _polygon(person.shape, outline)
+    rim = LIP_EDGE * unit_px * canvas.texels_per_px
+    missed = _grown(between, rim)
+    beside = _grown(missed, 2 * rim)
+    known = ((beside > 0) & (missed == 0)).astype(np.float32)
+    lips = _fill(person[..., :3], known)
+    share = cv2.GaussianBlur(missed, (0, 0), rim / 2)[..., None] / np.float32(255)
+    painted = person.copy()
+    painted[..., :3] = person[..., :3] + share * (lips - person[..., :3])
+    return painted
 
 
 def _grown(mask: Pixels, reach: float) -> Pixels:

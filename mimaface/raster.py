@@ -97,7 +97,7 @@ def look_up(index, weights, triangles, uv):
 def compose(
     index, weights, triangles, kinds, px_per_sample, person, where, lids, closing, lashes,
     eye_frames, irises, left_eye, right_eye, mouth_frames, upper_mouth, lower_mouth, cavity,
-    background, seen, trust,
+    mouth_light, background, seen, trust,
 ):  # fmt: skip
     """Lay the person, with lids, eyes and mouth as they are now, over the background."""
     one, half, full = np.float32(1), np.float32(0.5), np.float32(255)
@@ -120,28 +120,37 @@ def compose(
                     np.float32(person[y, x, 2]),
                 )
                 alpha = np.float32(person[y, x, 3]) / full
-                i, j, k = triangles[t, 0], triangles[t, 1], triangles[t, 2]
-                if closing[i] + closing[j] + closing[k] > np.float32(0.02):
-                    wi, wj, wk = weights[y, x, 0], weights[y, x, 1], weights[y, x, 2]
-                    shut = wi * closing[i] + wj * closing[j] + wk * closing[k]
-                    shut = min(shut * np.float32(1.5), one)
-                    lash = wi * lashes[i] + wj * lashes[j] + wk * lashes[k]
-                    edge = max((lash - np.float32(0.6)) * np.float32(2.5), np.float32(0))
-                    dark = one - np.float32(0.8) * edge * edge
-                    u, v = where[y, x, 0] + half, where[y, x, 1] + half
-                    lid_r, lid_g, lid_b, _ = _sample(lids, u, v)
-                    r = (r + shut * (lid_r - r)) * dark
-                    g = (g + shut * (lid_g - g)) * dark
-                    b = (b + shut * (lid_b - b)) * dark
             else:
                 px = (np.float32(x) + half) * px_per_sample
                 py = (np.float32(y) + half) * px_per_sample
                 if kind == MOUTH:
                     r, g, b = _mouth(px, py, mouth_frames, upper_mouth, lower_mouth, cavity)
+                    r, g, b = (
+                        min(r * mouth_light, full),
+                        min(g * mouth_light, full),
+                        min(b * mouth_light, full),
+                    )
                 elif kind == LEFT_EYE:
                     r, g, b = _eye(px, py, eye_frames[0], irises[0], left_eye)
                 else:
                     r, g, b = _eye(px, py, eye_frames[1], irises[1], right_eye)
+            if kind != MOUTH:
+                i, j, k = triangles[t, 0], triangles[t, 1], triangles[t, 2]
+                if closing[i] + closing[j] + closing[k] > np.float32(0.02):
+                    wi, wj, wk = weights[y, x, 0], weights[y, x, 1], weights[y, x, 2]
+                    shut = wi * closing[i] + wj * closing[j] + wk * closing[k]
+                    # Skin takes over early; the slit between the lids, where lashes meet, late.
+                    if kind <= SURROUND:
+                        share = min(shut * np.float32(1.5), one)
+                    else:
+                        share = min(max(np.float32(4) * shut - np.float32(3), np.float32(0)), one)
+                    lash = wi * lashes[i] + wj * lashes[j] + wk * lashes[k]
+                    dark = one - np.float32(0.7) * lash * lash * lash * lash * lash
+                    u, v = where[y, x, 0] + half, where[y, x, 1] + half
+                    lid_r, lid_g, lid_b, _ = _sample(lids, u, v)
+                    r += share * (lid_r * dark - r)
+                    g += share * (lid_g * dark - g)
+                    b += share * (lid_b * dark - b)
             rest = one - alpha
             pixels[y, x, 0] = r * alpha + rest * np.float32(background[y, x, 0]) + half
             pixels[y, x, 1] = g * alpha + rest * np.float32(background[y, x, 1]) + half
@@ -149,6 +158,42 @@ def compose(
             masks[y, x, 0] = alpha * full
             masks[y, x, 1] = alpha * trust[t] * full + rest * np.float32(seen[y, x])
     return pixels, masks
+
+
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def soften(pixels, index, kinds, box):
+    """Mix what lies along the edges of eyes and mouth, where a sample is either side's alone.
+
+    Args:
+        pixels: uint8 [H, W, 3], changed in place.
+        index: [H, W], the triangle under each.
+        kinds: [T], of the triangles.
+        box: left, top, right and bottom of where to look, at least a sample inside the picture.
+    """
+    left, top, right, bottom = box
+    hard = pixels[top - 1 : bottom + 1, left - 1 : right + 1].copy()
+    for y in range(top, bottom):
+        for x in range(left, right):
+            if not _is_edge(index, kinds, y, x):
+                continue
+            for channel in range(3):
+                total = np.int32(8)
+                for row in range(3):
+                    for column in range(3):
+                        weight = (2 - abs(row - 1)) * (2 - abs(column - 1))
+                        total += weight * np.int32(hard[y - top + row, x - left + column, channel])
+                pixels[y, x, channel] = total // 16
+
+
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def _is_edge(index, kinds, y, x):
+    """Return whether one of a sample and its neighbours is in a window, and another one not."""
+    here = index[y, x] >= 0 and kinds[index[y, x]] > SURROUND
+    for row, column in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)):
+        t = index[row, column]
+        if (t >= 0 and kinds[t] > SURROUND) != here:
+            return True
+    return False
 
 
 @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")

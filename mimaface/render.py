@@ -19,6 +19,7 @@ from mimaface.face_mesh import (
     EYEBALL_RADIUS_PER_EYE_WIDTH,
     EYES,
     FACE_OVAL,
+    INNER_LIPS,
     Contour,
     gap,
     gaze_angles,
@@ -27,7 +28,7 @@ from mimaface.face_mesh import (
     rotation_matrix,
     width,
 )
-from mimaface.raster import SURROUND, compose, look_up, rasterize
+from mimaface.raster import SURROUND, compose, look_up, rasterize, soften
 from mimaface.types import VERTICES, Floats, MeshRender, Motion, Pixels, Reals
 
 # Head units from the camera to the head's origin. Landmarks are orthographic: so far away that the
@@ -38,8 +39,14 @@ MOST_SHIFT: Final = 0.6  # head units away from the source's own place
 MOST_ZOOM: Final = 0.25  # natural logarithm of the head's size over the source's own
 LEANING: Final = 0.35  # share of the head's shift that the shoulders go along with
 JAW: Final = (152, 175, 199)  # vertices on the chin's bone
+WINDOWS: Final = sorted(
+    {vertex for each in (*EYES, INNER_LIPS) for edge in each for vertex in edge}
+)
 UPPER_LIP, LOWER_LIP = 13, 14  # middle of the inner lips
 MOST_LOWER_TEETH: Final = 0.04  # head units that a lip bares: chins follow their bone but in part
+MOUTH_SHADE: Final = 0.55  # share of the light that does not reach teeth behind lips that just part
+MOUTH_LIT: Final = 0.1  # head units of opening over which all but a third of it comes back
+MOST_MOUTH_LIGHT: Final = 1.15  # over that of the photo
 IRIS_RADIUS_PER_EYE_WIDTH: Final = 5.9 / 28  # an iris is 11.7 mm wide
 # The tracker sees about two thirds of how far an iris moves sideways; up and down lids go along.
 GAZE_GAIN: Final = (1.5, 1.0)
@@ -86,6 +93,7 @@ class SourceMesh:
         eyeballs: the plates in units of the eye's width around the middle of its corners.
         mouth: upper teeth and the lower mouth, in head units around the middle of each lip.
         cavity: [3] RGB of the open mouth's depth.
+        mouth_light: what share of the light reaches what these show (`mouth_light`).
     """
 
     size_px: int
@@ -112,6 +120,7 @@ class SourceMesh:
     eyeballs: tuple[Plate, Plate]
     mouth: tuple[Plate, Plate]
     cavity: Floats
+    mouth_light: float
 
 
 def render(mesh: SourceMesh, motion: Motion) -> MeshRender:
@@ -132,9 +141,10 @@ def render(mesh: SourceMesh, motion: Motion) -> MeshRender:
             person, where, mesh.lids, placed.closing, placed.closing * mesh.lashes,
             placed.eye_frames, placed.irises, mesh.eyeballs[0].rgba, mesh.eyeballs[1].rgba,
             placed.mouth_frames, mesh.mouth[0].rgba, mesh.mouth[1].rgba, mesh.cavity,
-            mesh.background, mesh.seen, _trust(mesh, placed.points),
+            placed.mouth_light, mesh.background, mesh.seen, _trust(mesh, placed.points),
         )  # fmt: skip
-        # Mixes the samples around each pixel; copies where there is one for each.
+        if samples == size:  # else the samples around each pixel are mixed below
+            soften(picture, index, mesh.kinds, _around(scaled[WINDOWS, :2], samples))
         cv2.resize(picture, (size, size), dst=pixels[frame], interpolation=cv2.INTER_LINEAR)
         cv2.resize(mask, (size, size), dst=masks[frame], interpolation=cv2.INTER_LINEAR)
     return MeshRender(
@@ -164,6 +174,7 @@ class _Placed:
     eye_frames: Floats  # [2, 2, 3], pixels to texels of the eyeballs
     irises: Floats  # [2, 5]: centre at rest, shift, reach of the rigid part, in texels
     mouth_frames: Floats  # [2, 2, 3], pixels to texels of the mouth's plates
+    mouth_light: np.float32  # over that of what they show
 
 
 def _move(mesh: SourceMesh, motion: Motion, frame: int) -> _Placed:
@@ -195,14 +206,12 @@ def _move(mesh: SourceMesh, motion: Motion, frame: int) -> _Placed:
         )
         irises[side] = _iris(mesh, side, motion.gaze[frame, 2 * side : 2 * side + 2])
 
-    jaw = mesh.shape[LOWER_LIP] + (shape - mesh.shape)[list(JAW)].mean(axis=0)
-    jaw[1] = max(jaw[1], shape[LOWER_LIP, 1] - MOST_LOWER_TEETH)
-    anchors = np.stack([mesh.shape[UPPER_LIP], jaw])
     mouth_frames = np.empty((2, 2, 3), np.float32)
-    for row, anchor in enumerate(anchors):
+    for row, anchor in enumerate(mouth_anchors(mesh.shape, shape)):
         placed = mouth_frame(anchor, head_to_camera, origin, scale)
         mouth_frames[row] = _to_texels(placed, mesh.mouth[row])
-    return _Placed(points, closing, eye_frames, irises, mouth_frames)
+    light = min(mouth_light(shape) / mesh.mouth_light, MOST_MOUTH_LIGHT)
+    return _Placed(points, closing, eye_frames, irises, mouth_frames, np.float32(light))
 
 
 def _move_rings(mesh: SourceMesh, turn: NDArray[np.float64], face: Floats) -> Floats:
@@ -246,6 +255,23 @@ def eye_frame(
     return np.column_stack([right - left, down, (left + right) / 2])
 
 
+def mouth_anchors(neutral: Floats, shape: Floats) -> tuple[Floats, Floats]:
+    """Return where the upper teeth and the lower mouth hang in head space, [3] each.
+
+    Args:
+        neutral: [V, 3], the face's shape with its lips shut.
+        shape: [V, 3], its shape now.
+    """
+    jaw = neutral[LOWER_LIP] + (shape - neutral)[list(JAW)].mean(axis=0)
+    jaw[1] = max(jaw[1], shape[LOWER_LIP, 1] - MOST_LOWER_TEETH)
+    return neutral[UPPER_LIP], jaw
+
+
+def mouth_light(shape: Floats) -> float:
+    """Return the share of the light that reaches teeth between the lips of a shape [V, 3]."""
+    return 1 - MOUTH_SHADE * float(np.exp(-gap(shape, INNER_LIPS) / MOUTH_LIT))
+
+
 def mouth_frame(
     anchor: Reals, head_to_camera: NDArray[np.float64], origin: NDArray[np.float64], scale: float
 ) -> NDArray[np.float64]:
@@ -270,6 +296,13 @@ def _iris(mesh: SourceMesh, side: int, gaze: Floats) -> NDArray[np.float64]:
     shift = EYEBALL_RADIUS_PER_EYE_WIDTH * (np.sin(turned) - np.sin(own))
     centre = EYEBALL_RADIUS_PER_EYE_WIDTH * np.sin(own) - (plate.left, plate.top)
     return np.concatenate([centre, shift, [IRIS_RADIUS_PER_EYE_WIDTH]]) * plate.per_unit
+
+
+def _around(points: Floats, samples: int) -> tuple[int, int, int, int]:
+    # Left, top, right and bottom of points [.., 2], inside the picture by a sample.
+    low = np.clip(np.floor(points.min(axis=0)) - 1, 1, samples - 1).astype(int)
+    high = np.clip(np.ceil(points.max(axis=0)) + 1, 1, samples - 1).astype(int)
+    return int(low[0]), int(low[1]), int(high[0]), int(high[1])
 
 
 def _trust(mesh: SourceMesh, points: Floats) -> Floats:
