@@ -126,7 +126,7 @@ def test_every_clip_comes_before_any_comes_again(shards: Path) -> None:
 
 
 def test_pictures_are_signed_and_crops_lie_alike(shards: Path) -> None:
-    options = replace(OPTIONS, crop_px=32, lag_share=0.0, colours=0.0)
+    options = replace(OPTIONS, crop_px=32, colours=0.0)
     batch = Batches(index_clips(shards), options)[0]
     assert batch.source.shape == (3, 3, 64, 64)
     assert batch.target.shape == batch.render.shape == (3, 2, 3, 32, 32)
@@ -159,14 +159,6 @@ def test_landmarks_are_those_of_the_crop(tmp_path: Path) -> None:
         x, y = (32 * batch.landmarks[0, -1, 0]).long().tolist()
         if 2 <= x < 30 and 2 <= y < 30:
             assert batch.target[0, -1, :, y, x].min() > 0.7
-
-
-def test_a_lagging_render_is_the_frame_before(shards: Path) -> None:
-    late = Batches(index_clips(shards), replace(OPTIONS, lag_share=1.0, colours=0.0))[0]
-    timely = Batches(index_clips(shards), replace(OPTIONS, lag_share=0.0, colours=0.0))[0]
-    assert torch.equal(late.target, timely.target)
-    assert torch.equal(late.signals, timely.signals)
-    assert not torch.equal(late.render, timely.render)
 
 
 def test_colours_change_alike_in_a_window_and_otherwise_in_the_other_picture(

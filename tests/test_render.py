@@ -7,13 +7,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from mimaface.appearance import encode_photo
 from mimaface.evaluation.agreement import signals
-from mimaface.face_mesh import EYES, INNER_LIPS, canonical_face
+from mimaface.face_mesh import EYES, INNER_LIPS, Contour, canonical_face
 from mimaface.motion import FaceMeshExtractor
 from mimaface.plates import Canvas, paint_lids
-from mimaface.raster import rasterize
+from mimaface.raster import LEFT_EYE, SKIN, rasterize, soften
 from mimaface.render import render
 from mimaface.types import Appearance, MeshRender, Motion, Pixels
 
@@ -143,23 +144,58 @@ def test_the_mouth_opens_onto_a_dark_gap(appearance: Appearance) -> None:
     assert gaps[1] > gaps[0] + 0.1
 
 
-def test_a_photo_that_shows_teeth_keeps_its_own(portrait: Path) -> None:
-    smile = {"jawOpen": 0.25, "mouthSmile_L": 0.5, "mouthSmile_R": 0.5}
-    photo = draw(encode_photo(portrait, size_px=512), pose(**smile)).pixels[0]
-    lips = measured(photo).landmarks[0, list(chain(*INNER_LIPS)), :2] * len(photo)
+GREEN = (40, 200, 60)  # nobody's eyes or teeth: what is green was seen in the photo
+
+
+def painted(portrait: Path, *contours: Contour, **shapes: float) -> tuple[Appearance, int]:
+    """Encode a portrait with these shapes, all inside the contours green, so many pixels."""
+    photo = draw(encode_photo(portrait, size_px=512), pose(**shapes)).pixels[0]
+    places = (measured(photo).landmarks[0, :, :2] * len(photo)).astype(np.int32)
     inside = np.zeros(photo.shape[:2], np.uint8)
-    cv2.fillConvexPoly(inside, cv2.convexHull(lips.astype(np.int32)), 1)
-    photo[inside > 0] = (40, 200, 60)  # nobody's teeth: what is green was seen in the photo
+    for contour in contours:
+        cv2.fillConvexPoly(inside, cv2.convexHull(places[list(chain(*contour))]), 1)
+    photo[inside > 0] = GREEN
+    return encode_photo(photo, size_px=512), int(inside.sum())
 
-    def green(appearance: Appearance, **shapes: float) -> int:
-        red, green, blue = np.moveaxis(
-            draw(appearance, pose(**shapes)).pixels[0].astype(int), -1, 0
-        )
-        return int((green > red + blue).sum())
 
-    appearance = encode_photo(photo, size_px=512)
-    assert green(appearance) < 0.1 * inside.sum(), "neutral lips are shut over them"
-    assert green(appearance, jawOpen=0.3) > 0.5 * inside.sum()
+def greens(appearance: Appearance, **shapes: float) -> NDArray[np.int_]:
+    """Return how bright the green of each green pixel is."""
+    red, green, blue = np.moveaxis(draw(appearance, pose(**shapes)).pixels[0].astype(int), -1, 0)
+    return green[green > red + blue + 20]
+
+
+SMILE = {"jawOpen": 0.25, "mouthSmile_L": 0.5, "mouthSmile_R": 0.5}
+
+
+def test_a_photo_that_shows_teeth_keeps_its_own(portrait: Path) -> None:
+    appearance, shown = painted(portrait, INNER_LIPS, **SMILE)
+    assert len(greens(appearance)) < 0.01 * shown, "neutral lips are shut over them"
+    assert len(greens(appearance, jawOpen=0.3)) > 0.5 * shown
+
+
+def test_less_light_reaches_teeth_behind_lips_that_just_part(portrait: Path) -> None:
+    appearance, _ = painted(portrait, INNER_LIPS, **SMILE)
+    parted, opened = (
+        float(np.median(greens(appearance, jawOpen=weight))) for weight in (0.08, 0.3)
+    )
+    assert parted < 0.85 * opened
+
+
+def test_nothing_of_an_eye_is_seen_through_its_shut_lids(portrait: Path) -> None:
+    appearance, shown = painted(portrait, *EYES)
+    assert len(greens(appearance)) > 0.7 * shown
+    assert len(greens(appearance, eyeBlink_L=1.2, eyeBlink_R=1.2)) == 0
+
+
+def test_the_edges_of_eyes_and_mouth_are_soft() -> None:
+    index = np.tile(np.repeat(np.int32([0, 1]), 8), (16, 1))
+    kinds = np.uint8([SKIN, LEFT_EYE])
+    hard = np.repeat((160 * index).astype(np.uint8)[..., None], 3, axis=2)
+    soft = hard.copy()
+    soften(soft, index, kinds, (1, 1, 15, 15))
+    np.testing.assert_array_equal(soft[8, :, 0], [0] * 7 + [40, 120] + [160] * 7)
+    soften(all_skin := hard.copy(), index, np.uint8([SKIN, SKIN]), (1, 1, 15, 15))
+    np.testing.assert_array_equal(all_skin, hard)
 
 
 def test_eyes_shut_with_skin(appearance: Appearance) -> None:

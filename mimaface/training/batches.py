@@ -35,7 +35,6 @@ class BatchOptions:
         crop_px: side of the square around the face that is all there is of render and target;
             None for whole pictures.
         most_stride: frames between those of a window, drawn from 1 up to it.
-        lag_share: how often the render is the previous frame's, so that the signals are read too.
         colours: strength of the changed colours, the same in all pictures of a window.
         clips_held: clips that are decoded at a time.
         windows_per_clip: drawn of each before the next ones are decoded.
@@ -46,7 +45,6 @@ class BatchOptions:
     seed: int
     crop_px: int | None = None
     most_stride: int = 4
-    lag_share: float = 0.25
     colours: float = 1.0
     clips_held: int = 32
     windows_per_clip: int = 8
@@ -57,8 +55,6 @@ class BatchOptions:
                 raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
         if self.crop_px is not None and (self.crop_px < 32 or self.crop_px % 32):
             raise ValueError(f"crop_px must be a multiple of 32, found {self.crop_px}")
-        if not 0 <= self.lag_share <= 1:
-            raise ValueError(f"lag_share must be 0 to 1, found {self.lag_share}")
         if self.clips_held * self.windows_per_clip < self.size:
             raise ValueError(
                 f"{self.clips_held} clips with {self.windows_per_clip} windows each do not fill "
@@ -199,7 +195,6 @@ def _window(clip: TrainingClip, options: BatchOptions, rng: np.random.Generator)
     reach = (options.frames - 1) * stride
     first = int(rng.integers(0, len(clip) - reach))
     frames = np.arange(first, first + reach + 1, stride)
-    lag = int(rng.random() < options.lag_share)
 
     size_px = clip.target.shape[1]
     side = options.crop_px or size_px
@@ -212,7 +207,7 @@ def _window(clip: TrainingClip, options: BatchOptions, rng: np.random.Generator)
         source_crop=source[:, rows, columns].clone(),
         other=others.change(clip.target[frames[-1]]),
         target=colours.change(clip.target[frames, rows, columns]),
-        render=colours.change(clip.render[np.maximum(frames - lag, 0), rows, columns]),
+        render=colours.change(clip.render[frames, rows, columns]),
         signals=torch.from_numpy(clip.signals[frames]),
         landmarks=torch.from_numpy(
             ((clip.landmarks[frames] * size_px - (left, top)) / side).astype(np.float32)

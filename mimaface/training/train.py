@@ -246,7 +246,6 @@ def sheet_maker(
         frames=frames,
         seed=0,
         most_stride=1,
-        lag_share=0.0,
         colours=0.0,
         clips_held=count,
         windows_per_clip=1,
