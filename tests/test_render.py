@@ -161,7 +161,7 @@ def painted(portrait: Path, *contours: Contour, **shapes: float) -> tuple[Appear
 def greens(appearance: Appearance, **shapes: float) -> NDArray[np.int_]:
     """Return how bright the green of each green pixel is."""
     red, green, blue = np.moveaxis(draw(appearance, pose(**shapes)).pixels[0].astype(int), -1, 0)
-    return green[green > red + blue + 20]
+    return green[(green > red + blue) & (green > 20)]
 
 
 SMILE = {"jawOpen": 0.25, "mouthSmile_L": 0.5, "mouthSmile_R": 0.5}
@@ -170,13 +170,13 @@ SMILE = {"jawOpen": 0.25, "mouthSmile_L": 0.5, "mouthSmile_R": 0.5}
 def test_a_photo_that_shows_teeth_keeps_its_own(portrait: Path) -> None:
     appearance, shown = painted(portrait, INNER_LIPS, **SMILE)
     assert len(greens(appearance)) < 0.01 * shown, "neutral lips are shut over them"
-    assert len(greens(appearance, jawOpen=0.3)) > 0.5 * shown
+    assert len(greens(appearance, jawOpen=0.3)) > 0.4 * shown
 
 
 def test_less_light_reaches_teeth_behind_lips_that_just_part(portrait: Path) -> None:
     appearance, _ = painted(portrait, INNER_LIPS, **SMILE)
     parted, opened = (
-        float(np.median(greens(appearance, jawOpen=weight))) for weight in (0.08, 0.3)
+        float(np.median(greens(appearance, jawOpen=weight))) for weight in (0.15, 0.4)
     )
     assert parted < 0.85 * opened
 
