@@ -1,6 +1,7 @@
 """One live session: driving frames in, avatar frames out, neither call ever waits.
 
-`feed` leaves the newest frame in a mailbox of one. The thread `motion-<name>` turns it into
+`feed` leaves the newest frame in a mailbox, or a few where a network that held the first back
+delivers them together. The thread `motion-<name>` turns it into
 motion and asks the backend for clips, the backend's thread puts them into the playout, `pull`
 shows them. The pixels of a driving frame are opened in the motion thread, by the extractor's
 call, and go nowhere else.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
@@ -33,6 +35,10 @@ LOST_AFTER_S: Final = 0.3  # without a driving frame, or without a face in it
 # more, and a face is looked for less often.
 REST_AFTER_S: Final = 2.0
 SEARCH_FPS: Final = 10.0
+# Of the time between frames: those nearer to each other came together. One that waits for longer
+# does so because the thread is busy, and gives way.
+TOGETHER: Final = 0.5
+_MAILBOX: Final = 3  # frames
 
 
 class LiveSession:
@@ -76,7 +82,7 @@ class LiveSession:
         self._ladder = ladder
 
         self._mailbox = threading.Condition()
-        self._driving: DrivingFrame | None = None
+        self._driving: deque[DrivingFrame] = deque()
         self._is_paused = False
         self._is_closed = False
         self._pace = Pace()
@@ -109,18 +115,22 @@ class LiveSession:
         self._thread.start()
 
     def feed(self, frame: DrivingFrame) -> None:
-        """Take a driving frame; one that nobody has looked at yet is replaced."""
+        """Take a driving frame; one that nobody has looked at for a while is replaced."""
         with self._mailbox:
             if self._is_paused or self._is_closed:
                 return
             self._fed += 1
             self._arrivals.add(frame.time_s)
-            if self._driving is not None:
+            fps, waiting = self._wanted_fps(frame.time_s), self._driving
+            if waiting and frame.time_s - waiting[-1].time_s >= TOGETHER / fps:
+                self._unseen += len(waiting)
+                waiting.clear()
+            elif not self._pace.admits(frame.time_s, fps) or len(waiting) == _MAILBOX:
                 self._unseen += 1
-            elif not self._pace.admits(frame.time_s, self._wanted_fps(frame.time_s)):
-                self._unseen += 1
-                return
-            self._driving = frame
+                if not waiting:
+                    return
+                waiting.pop()
+            waiting.append(frame)
             self._mailbox.notify()
 
     def pull(self, now_s: float) -> AvatarFrame:
@@ -148,7 +158,7 @@ class LiveSession:
         """Stop looking at driving frames; the avatar eases to its idle pose."""
         with self._mailbox:
             self._is_paused = is_paused
-            self._driving = None
+            self._driving.clear()
 
     def change_source(self, appearance: Appearance) -> None:
         """Show another portrait from the next clip on."""
@@ -224,7 +234,7 @@ class LiveSession:
         """End the motion thread and wait for it."""
         with self._mailbox:
             self._is_closed = True
-            self._driving = None
+            self._driving.clear()
             self._mailbox.notify()
         self._thread.join()
 
@@ -275,10 +285,9 @@ class LiveSession:
 
     def _next_frame(self) -> DrivingFrame | None:
         with self._mailbox:
-            if self._driving is None and not self._is_closed:
+            if not self._driving and not self._is_closed:
                 self._mailbox.wait(1 / self._wanted_fps(self._clock()))
-            frame, self._driving = self._driving, None
-            return frame
+            return self._driving.popleft() if self._driving else None
 
     def _wanted_fps(self, now_s: float) -> float:
         return SEARCH_FPS if self.is_at_rest(now_s) else self.rung.fps

@@ -337,6 +337,12 @@ def test_so_many_driving_frames_pass_however_unevenly_they_come(fps: int) -> Non
     assert max(np.diff(passed)) < 2 / fps + 0.02
 
 
+def test_frames_that_were_held_back_find_their_places_still_free() -> None:
+    pace = Pace()
+    times = (0.0, 0.100, 0.101, 0.102, 0.103, 0.133)
+    assert [pace.admits(time_s, 30) for time_s in times] == [True, True, True, True, False, True]
+
+
 def test_after_a_pause_no_frames_are_made_up_for() -> None:
     pace = Pace()
     assert pace.admits(1.0, 20)

@@ -57,6 +57,25 @@ def test_the_newest_driving_frame_wins_and_feeding_never_waits() -> None:
         assert stage.live.stats(100.5).dropped == 2
 
 
+def test_three_frames_that_a_network_held_back_are_looked_at_and_of_more_the_newest() -> None:
+    is_busy, go_on = threading.Event(), threading.Event()
+
+    def look(_time_s: float, _rgb: Pixels) -> None:
+        is_busy.set()
+        assert go_on.wait(20)
+
+    extractor = Extractor(look)
+    with staged(extractor=lambda: extractor) as stage:
+        stage.live.feed(driving_frame(100.0))
+        assert is_busy.wait(20)
+        for time_s in (100.110, 100.111, 100.112, 100.113):  # of 30 a second, after a gap
+            stage.live.feed(driving_frame(time_s))
+        go_on.set()
+        stage.bell.wait_for(lambda: len(extractor.times) == 4)
+        assert extractor.times == [100.0, 100.110, 100.111, 100.113]
+        assert stage.live.stats(100.2).dropped == 1
+
+
 def test_without_a_camera_the_avatar_eases_on_by_itself_and_comes_back() -> None:
     with staged() as stage:
         stage.calibrate()

@@ -38,15 +38,15 @@ _LIKE_HIDDEN: Final = "at rest 0.6 s later, live again within 1 s"
 
 ROWS: Final[dict[str, tuple[str, Row]]] = {
     "loss-2": (
-        f"95 % of the frames each way, {_LIKE_LOSS}",
+        f"95 % of the frames each way, 90 % both, {_LIKE_LOSS}",
         on_link.weather(Weather(delay_s=0.02, loss=0.02), share=0.95),
     ),
     "loss-5": (
-        f"90 % of the frames each way, {_LIKE_LOSS}",
+        f"90 % of the frames each way, 81 % both, {_LIKE_LOSS}",
         on_link.weather(Weather(delay_s=0.02, loss=0.05), share=0.9),
     ),
     "jitter-30ms": (
-        f"90 % of the frames each way, {_LIKE_LOSS}",
+        f"90 % of the frames each way, 81 % both, {_LIKE_LOSS}",
         on_link.weather(Weather(delay_s=0.02, jitter_s=0.03), share=0.9),
     ),
     "burst-of-10": (_LIKE_LOSS, on_link.burst),

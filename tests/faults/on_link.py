@@ -18,8 +18,7 @@ from tests.faults.watched import WatchedCall
 def weather(worse: Weather, *, share: float) -> Row:
     """Return the row of a link that is worse for a while, both ways.
 
-    `share` is promised of the frames of each way. A driving frame that a newer one has overtaken
-    on its way is not looked at, so fewer than both shares allow come back as avatar frames.
+    `share` is promised of the frames of each way, and so its square of those that go both.
     """
 
     async def row(bench: Bench) -> Outcome:
@@ -32,7 +31,7 @@ def weather(worse: Weather, *, share: float) -> Row:
             sent, taken, shown, came = await _count(bench, call) - before
             up, down = float(taken / sent), float(came / shown)
             call.link.set(NEAR)
-            outcome = judge(seen, base, await settle(call, base), share=0.0)
+            outcome = judge(seen, base, await settle(call, base), share=share**2)
         return replace(
             outcome,
             measured=f"{up:.0%} up, {down:.0%} down; {outcome.measured}",
