@@ -238,3 +238,19 @@ def test_a_refused_camera_is_explained(browser: Browser, server_url: str) -> Non
     expect(page.locator("#help")).to_contain_text("allow the camera")
     expect(page.locator("#start")).to_be_enabled()
     context.close()
+
+
+def test_on_a_machine_that_is_too_slow_the_picture_gets_smaller_and_goes_on(
+    browser: Browser,
+) -> None:
+    budget = ("--latency-budget-s", "0.02")  # less than tracking alone takes
+    with run_server("--size-px", "512", "--steps", "0", *budget) as server:
+        context = browser.new_context(permissions=["camera"])
+        page = _open(context.new_page(), server.url)
+        _go_live(page)
+        width = "document.getElementById('avatar').videoWidth"
+        shown = page.locator("#avatar").bounding_box()
+        _wait_for_movement(page, lambda _: page.evaluate(width) == 256)
+        _wait_for_movement(page, lambda by: by > MOVING)
+        assert page.locator("#avatar").bounding_box() == shown, "on the page it is as large"
+        context.close()
