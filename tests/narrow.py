@@ -53,11 +53,16 @@ def narrow_parts() -> Parts:
 
 
 @cache
-def narrow_model(precision: Literal["float32", "bfloat16", "float16"] = "float32") -> Model:
+def narrow_model(
+    precision: Literal["float32", "bfloat16", "float16"] = "float32",
+    *,
+    size_px: int = NARROW.size_px,
+) -> Model:
     """Return the whole model, never trained."""
-    generator = randomize(NARROW)
+    config = replace(NARROW, size_px=size_px)
+    generator = randomize(config)
     generator.place(torch.device("cpu"), getattr(torch, precision))
-    return Model(config=NARROW, generator=generator)
+    return Model(config=config, generator=generator)
 
 
 def inputs(kind: str) -> dict[str, Any]:

@@ -348,7 +348,7 @@ def test_half_precision_is_near_full(
         model = (
             load("tiny", weights="random", size_px=64, precision=precision)
             if name == "tiny"
-            else narrow_model(precision)
+            else narrow_model(precision, size_px=64)
         )
         motion = scripted_motion(21)[np.array([0, 20])]
         return clips(model, encode_source(model, portraits[0]), motion, chunk=1)[-1]
