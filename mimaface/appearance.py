@@ -35,6 +35,7 @@ from mimaface.face_mesh import (
 from mimaface.photo import crop_around, measure_photo, only_face, read_photo
 from mimaface.plates import (
     LEAST_SHOWN,
+    PAINTED_LIGHT,
     Canvas,
     matte_person,
     paint_background,
@@ -230,7 +231,7 @@ def _build_mesh(canvas: Canvas, motion: Motion, size_px: int) -> SourceMesh:
         eyeballs=(left_eyeball, right_eyeball),
         mouth=(upper_teeth, lower_mouth),
         cavity=skin * np.array([0.5, 0.34, 0.36], np.float32),
-        mouth_light=mouth_light(shape) if shows_mouth else 1.0,
+        mouth_light=mouth_light(shape) if shows_mouth else PAINTED_LIGHT,
     )
 
 

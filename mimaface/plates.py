@@ -20,6 +20,7 @@ CHEEKS: Final = (50, 280, 205, 425)
 TEETH_WIDTHS: Final = (0.094, 0.072, 0.078, 0.076)  # head units: 8.5 mm and so on
 CROWN: Final = 0.11  # head units, 10 mm: height of an upper tooth
 LEAST_SHOWN: Final = 0.08  # head units that lips are open by, for what is between them to be used
+PAINTED_LIGHT: Final = 0.85  # share of it in which teeth are painted: some always stays outside
 MOUTH_CORNER: Final = (-0.4, -0.2)  # head units
 MOUTH_TEXELS: Final = (192, 96)
 MOUTH_TEXELS_PER_UNIT: Final = 240.0
