@@ -183,7 +183,7 @@ def _build_mesh(canvas: Canvas, motion: Motion, size_px: int) -> SourceMesh:
         )
         for eye, iris in zip(EYES, IRISES, strict=True)
     )
-    background, seen = paint_background(canvas, matte)
+    background = paint_background(canvas, matte)
     samples = _samples(size_px)
     skin = skin_tone(canvas, points[:, :2])
     neutral = shut_lips(shape)
@@ -211,7 +211,6 @@ def _build_mesh(canvas: Canvas, motion: Motion, size_px: int) -> SourceMesh:
         texture=texture,
         lids=np.dstack([paint_lids(canvas, points[:, :2]), matte]),
         background=canvas.sample(background, samples),
-        seen=canvas.sample(seen, samples),
         shape=neutral,
         proportions=proportions(neutral),
         angles=motion.rotation[0],
@@ -224,7 +223,6 @@ def _build_mesh(canvas: Canvas, motion: Motion, size_px: int) -> SourceMesh:
         held=held.astype(np.float32),
         stretching=np.maximum(0, 1 - np.array(RINGS, np.float32) / 1.5),
         uv=uv,
-        texels_per_px=canvas.texels_per_px,
         triangles=triangles[shown],
         kinds=kinds[shown],
         lashes=lashes,

@@ -30,10 +30,8 @@ def add_half(appearance: Appearance) -> Appearance:
         mesh,
         size_px=side,
         background=_shrink(mesh.background, samples_px(side)),
-        seen=_shrink(mesh.seen, samples_px(side)),
         origin=mesh.origin / 2,
         scale=mesh.scale / 2,
-        texels_per_px=mesh.texels_per_px * 2,
     )
     half = replace(
         appearance,

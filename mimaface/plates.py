@@ -115,12 +115,11 @@ def matte_person(photo: Pixels, oval: Reals) -> Pixels:
     return (np.clip(matte, 0, 1) * 255).astype(np.uint8)
 
 
-def paint_background(canvas: Canvas, matte: Pixels) -> tuple[Pixels, Pixels]:
-    """Return the canvas without the person [H', W', 3], and where it was seen [H', W']."""
+def paint_background(canvas: Canvas, matte: Pixels) -> Pixels:
+    """Return the canvas without the person [H', W', 3]."""
     reach = max(round(0.012 * max(matte.shape)), 2) * 2 + 1
     person = cv2.dilate(matte, np.ones((reach, reach), np.uint8))
-    seen = (person < 12).astype(np.uint8) * 255
-    return np.clip(_fill(canvas.rgb, seen / 255), 0, 255).astype(np.uint8), seen
+    return np.clip(_fill(canvas.rgb, person < 12), 0, 255).astype(np.uint8)
 
 
 def paint_person(canvas: Canvas, matte: Pixels, background: Pixels, oval: Reals) -> Pixels:

@@ -97,20 +97,23 @@ def look_up(index, weights, triangles, uv):
 def compose(
     index, weights, triangles, kinds, px_per_sample, person, where, lids, closing, lashes,
     eye_frames, irises, left_eye, right_eye, mouth_frames, upper_mouth, lower_mouth, cavity,
-    mouth_light, background, seen, trust,
+    mouth_light, background,
 ):  # fmt: skip
-    """Lay the person, with lids, eyes and mouth as they are now, over the background."""
+    """Lay the person, with lids, eyes and mouth as they are now, over the background.
+
+    Returns:
+        The picture uint8 [H, W, 3] and how much of it is the person [H, W].
+    """
     one, half, full = np.float32(1), np.float32(0.5), np.float32(255)
     pixels = np.empty((*index.shape, 3), np.uint8)
-    masks = np.empty((*index.shape, 2), np.uint8)
+    coverage = np.empty(index.shape, np.uint8)
     for y in range(index.shape[0]):
         for x in range(index.shape[1]):
             t = index[y, x]
             if t < 0:
                 for channel in range(3):
                     pixels[y, x, channel] = background[y, x, channel]
-                masks[y, x, 0] = 0
-                masks[y, x, 1] = seen[y, x]
+                coverage[y, x] = 0
                 continue
             kind, alpha = kinds[t], one
             if kind <= SURROUND:
@@ -125,11 +128,7 @@ def compose(
                 py = (np.float32(y) + half) * px_per_sample
                 if kind == MOUTH:
                     r, g, b = _mouth(px, py, mouth_frames, upper_mouth, lower_mouth, cavity)
-                    r, g, b = (
-                        min(r * mouth_light, full),
-                        min(g * mouth_light, full),
-                        min(b * mouth_light, full),
-                    )
+                    r, g, b = r * mouth_light, g * mouth_light, b * mouth_light
                 elif kind == LEFT_EYE:
                     r, g, b = _eye(px, py, eye_frames[0], irises[0], left_eye)
                 else:
@@ -155,9 +154,8 @@ def compose(
             pixels[y, x, 0] = r * alpha + rest * np.float32(background[y, x, 0]) + half
             pixels[y, x, 1] = g * alpha + rest * np.float32(background[y, x, 1]) + half
             pixels[y, x, 2] = b * alpha + rest * np.float32(background[y, x, 2]) + half
-            masks[y, x, 0] = alpha * full
-            masks[y, x, 1] = alpha * trust[t] * full + rest * np.float32(seen[y, x])
-    return pixels, masks
+            coverage[y, x] = alpha * full
+    return pixels, coverage
 
 
 @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")

@@ -28,7 +28,7 @@ from mimaface.face_mesh import (
     rotation_matrix,
     width,
 )
-from mimaface.raster import SURROUND, compose, look_up, rasterize, soften
+from mimaface.raster import compose, look_up, rasterize, soften
 from mimaface.types import VERTICES, Floats, MeshRender, Motion, Pixels, Reals
 
 # Head units from the camera to the head's origin. Landmarks are orthographic: so far away that the
@@ -46,7 +46,6 @@ UPPER_LIP, LOWER_LIP = 13, 14  # middle of the inner lips
 MOST_LOWER_TEETH: Final = 0.04  # head units that a lip bares: chins follow their bone but in part
 MOUTH_SHADE: Final = 0.55  # share of the light that does not reach teeth behind lips that just part
 MOUTH_LIT: Final = 0.1  # head units of opening over which all but a third of it comes back
-MOST_MOUTH_LIGHT: Final = 1.15  # over that of the photo
 IRIS_RADIUS_PER_EYE_WIDTH: Final = 5.9 / 28  # an iris is 11.7 mm wide
 # The tracker sees about two thirds of how far an iris moves sideways; up and down lids go along.
 GAZE_GAIN: Final = (1.5, 1.0)
@@ -77,7 +76,6 @@ class SourceMesh:
         texture: uint8 [H', W', 4], the photo and in alpha the person's matte.
         lids: uint8 [H', W', 4], the same with the eyes closed over by skin.
         background: uint8 [S, S, 3], the photo without the person, S = `samples_px(size_px)`.
-        seen: uint8 [S, S], 255 where the background was in the photo.
         shape: [V, 3], the neutral shape in head space, and its proportions [V, 3].
         angles: [3] pitch, yaw and roll of the source's own pose, with origin: [2] px and scale:
             px per head unit.
@@ -87,7 +85,7 @@ class SourceMesh:
         resting: [R, O], how far it does not follow the head: shoulders.
         held: [R, O], how far it does not move at all: where the photo's edge cuts the person.
         stretching: [R], how far a ring follows the expression of the oval.
-        uv: [V + R O, 2], texture coordinates in texels, and texels_per_px at rest.
+        uv: [V + R O, 2], texture coordinates in texels.
         triangles: [T, 3] and kinds: [T] uint8.
         lashes: [V + R O], 1 on the edge of the upper lids, 0 elsewhere.
         eyeballs: the plates in units of the eye's width around the middle of its corners.
@@ -100,7 +98,6 @@ class SourceMesh:
     texture: Pixels
     lids: Pixels
     background: Pixels
-    seen: Pixels
     shape: Floats
     proportions: Floats
     angles: Floats
@@ -113,7 +110,6 @@ class SourceMesh:
     held: Floats
     stretching: Floats
     uv: Floats
-    texels_per_px: float
     triangles: NDArray[np.int32]
     kinds: Pixels
     lashes: Floats
@@ -127,7 +123,7 @@ def render(mesh: SourceMesh, motion: Motion) -> MeshRender:
     """Draw the portrait as relative motion [F] moves it."""
     size, samples = mesh.size_px, samples_px(mesh.size_px)
     pixels = np.empty((len(motion), size, size, 3), np.uint8)
-    masks = np.empty((len(motion), size, size, 2), np.uint8)
+    coverage = np.empty((len(motion), size, size), np.uint8)
     landmarks = np.empty((len(motion), VERTICES, 2), np.float32)
     for frame in range(len(motion)):
         placed = _move(mesh, motion, frame)
@@ -136,23 +132,18 @@ def render(mesh: SourceMesh, motion: Motion) -> MeshRender:
         index, weights = rasterize(scaled, mesh.triangles, samples, samples)
         where = look_up(index, weights, mesh.triangles, mesh.uv)
         person = cv2.remap(mesh.texture, where, None, cv2.INTER_LINEAR, None, cv2.BORDER_REPLICATE)
-        picture, mask = compose(
+        picture, covered = compose(
             index, weights, mesh.triangles, mesh.kinds, np.float32(size / samples),
             person, where, mesh.lids, placed.closing, placed.closing * mesh.lashes,
             placed.eye_frames, placed.irises, mesh.eyeballs[0].rgba, mesh.eyeballs[1].rgba,
             placed.mouth_frames, mesh.mouth[0].rgba, mesh.mouth[1].rgba, mesh.cavity,
-            placed.mouth_light, mesh.background, mesh.seen, _trust(mesh, placed.points),
+            placed.mouth_light, mesh.background,
         )  # fmt: skip
         if samples == size:  # else the samples around each pixel are mixed below
             soften(picture, index, mesh.kinds, _around(scaled[WINDOWS, :2], samples))
         cv2.resize(picture, (size, size), dst=pixels[frame], interpolation=cv2.INTER_LINEAR)
-        cv2.resize(mask, (size, size), dst=masks[frame], interpolation=cv2.INTER_LINEAR)
-    return MeshRender(
-        pixels=pixels,
-        coverage=masks[..., 0],
-        confidence=masks[..., 1],
-        landmarks=landmarks,
-    )
+        cv2.resize(covered, (size, size), dst=coverage[frame], interpolation=cv2.INTER_LINEAR)
+    return MeshRender(pixels=pixels, coverage=coverage, landmarks=landmarks)
 
 
 def place_landmarks(mesh: SourceMesh, motion: Motion) -> Floats:
@@ -210,7 +201,7 @@ def _move(mesh: SourceMesh, motion: Motion, frame: int) -> _Placed:
     for row, anchor in enumerate(mouth_anchors(mesh.shape, shape)):
         placed = mouth_frame(anchor, head_to_camera, origin, scale)
         mouth_frames[row] = _to_texels(placed, mesh.mouth[row])
-    light = min(mouth_light(shape) / mesh.mouth_light, MOST_MOUTH_LIGHT)
+    light = min(mouth_light(shape) / mesh.mouth_light, 1.0)  # what no light reached has no more
     return _Placed(points, closing, eye_frames, irises, mouth_frames, np.float32(light))
 
 
@@ -303,18 +294,6 @@ def _around(points: Floats, samples: int) -> tuple[int, int, int, int]:
     low = np.clip(np.floor(points.min(axis=0)) - 1, 1, samples - 1).astype(int)
     high = np.clip(np.ceil(points.max(axis=0)) + 1, 1, samples - 1).astype(int)
     return int(low[0]), int(low[1]), int(high[0]), int(high[1])
-
-
-def _trust(mesh: SourceMesh, points: Floats) -> Floats:
-    # A triangle's texture can be trusted as far as it was not enlarged; windows are all guess.
-    def area(at: Floats) -> Floats:
-        corners = at[:, :2][mesh.triangles]
-        (ux, uy), (vx, vy) = (corners[:, 1] - corners[:, 0]).T, (corners[:, 2] - corners[:, 0]).T
-        return np.asarray(ux * vy - uy * vx)
-
-    rest, now = area(mesh.uv), area(points) * mesh.texels_per_px**2
-    trust = np.clip(rest * np.sign(now) / (np.abs(now) + 1e-3), 0, 1)
-    return np.where(mesh.kinds <= SURROUND, trust, 0.5).astype(np.float32)
 
 
 def _limited(vector: Floats, most: float) -> Floats:

@@ -230,14 +230,11 @@ class MeshRender:
     Attributes:
         pixels: uint8 [F, H, W, 3], the moved source.
         coverage: uint8 [F, H, W], 255 where the person is, 0 where the background shows.
-        confidence: uint8 [F, H, W], 255 where the texture was seen in the source and is not
-            stretched, falling to 0 where it is guessed.
         landmarks: [F, V, 2], where the face lies, in pixels.
     """
 
     pixels: Pixels
     coverage: Pixels
-    confidence: Pixels
     landmarks: Floats
 
 

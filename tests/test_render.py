@@ -139,7 +139,6 @@ def test_the_mouth_opens_onto_a_dark_gap(appearance: Appearance) -> None:
     x, y = measured(opened.pixels[0]).landmarks[0, [13, 14], :2].mean(axis=0)
     row, column = (int(v * appearance.mesh.size_px) for v in (y, x))
     assert opened.pixels[0][row, column].mean() < 0.75 * shut.pixels[0][row, column].mean()
-    assert opened.confidence[0][row, column] < 200
     gaps = [signals(measured(c.pixels[0])).mouth_opening[0] for c in (shut, opened)]
     assert gaps[1] > gaps[0] + 0.1
 
