@@ -180,7 +180,7 @@ class SocketPeer:
         # What is under way both ways while a picture a frame interval is sent, and one to spare.
         rtt_s = self._least_rtt_s if self._rtt_s is not None else 0.0
         more = min(2 + math.ceil(rtt_s * _FPS), MAX_CREDIT) - self._granted
-        # Half of the room stays for answers. Credit is never lost: else it goes with the next probe.
+        # Half of the room stays for answers; credit is never lost, it goes with the next probe.
         if more > 0 and self._texts.qsize() < _MAX_TEXTS // 2:
             self._granted += more
             self.send(json.dumps({"type": "credit", "n": more}))
