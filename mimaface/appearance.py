@@ -32,20 +32,22 @@ from mimaface.face_mesh import (
     rotation_matrix,
     shut_lips,
 )
-from mimaface.photo import crop_around, measure_photo, only_face, read_photo
-from mimaface.plates import (
+from mimaface.mouth import (
     LEAST_SHOWN,
     PAINTED_LIGHT,
+    paint_lower_mouth,
+    paint_upper_teeth,
+    show_mouth,
+)
+from mimaface.photo import crop_around, measure_photo, only_face, read_photo
+from mimaface.plates import (
     Canvas,
     matte_person,
     paint_background,
     paint_eyeball,
     paint_lids,
     paint_lips,
-    paint_lower_mouth,
     paint_person,
-    paint_upper_teeth,
-    show_mouth,
     skin_tone,
 )
 from mimaface.raster import LEFT_EYE, MOUTH, RIGHT_EYE, SKIN, SURROUND
