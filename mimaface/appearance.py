@@ -190,7 +190,8 @@ def _build_mesh(canvas: Canvas, motion: Motion, size_px: int) -> SourceMesh:
     skin = skin_tone(canvas, points[:, :2])
     neutral = shut_lips(shape)
     texture = paint_person(canvas, matte, background, points[list(FACE_OVAL), :2])
-    shows_mouth = gap(shape, INNER_LIPS) > LEAST_SHOWN
+    open_by = gap(shape, INNER_LIPS)
+    shows_mouth = open_by >= LEAST_SHOWN
     if shows_mouth:
         texture = paint_lips(canvas, texture, points[:, :2], unit_px=scale)
     upper_teeth, lower_mouth = (
@@ -199,6 +200,7 @@ def _build_mesh(canvas: Canvas, motion: Motion, size_px: int) -> SourceMesh:
             points[:VERTICES, :2],
             painted,
             mouth_frame(anchor, rotation, origin, scale),
+            open_by=open_by,
             is_jaw=is_jaw,
         )
         for painted, anchor, is_jaw in zip(

@@ -31,7 +31,9 @@ def paint_upper_teeth(skin: Floats) -> Plate:
     return _mouth_plate(colour, alpha)
 
 
-def show_mouth(canvas: Canvas, points: Reals, plate: Plate, frame: Reals, *, is_jaw: bool) -> Plate:
+def show_mouth(
+    canvas: Canvas, points: Reals, plate: Plate, frame: Reals, *, open_by: float, is_jaw: bool
+) -> Plate:
     """Return a plate with what the photo itself shows of it between the lips, if they are open.
 
     Upper teeth reach down by the height of a crown; what lies lower moves with the jaw.
@@ -41,14 +43,14 @@ def show_mouth(canvas: Canvas, points: Reals, plate: Plate, frame: Reals, *, is_
         points: [V, 2], the landmarks in pixels.
         plate: the painted plate of the upper or the lower mouth.
         frame: [2, 3], mouth coordinates to pixels in the photo (`mouth_frame`).
+        open_by: how far the lips stand open in the photo, head units.
         is_jaw: whether the plate moves with the jaw.
     """
+    if open_by < (CROWN + LEAST_SHOWN if is_jaw else LEAST_SHOWN):
+        return plate
     x, y = _mouth_grid()
     lips = (points - frame[:, 2]) @ np.linalg.inv(frame[:, :2]).T
     upper, lower = (np.interp(x, *lips[list(edge)].T) for edge in INNER_LIPS)
-    open_by = float((lower - upper).max())
-    if open_by < (CROWN + LEAST_SHOWN if is_jaw else LEAST_SHOWN):
-        return plate
     # What the lips hide looks as what they show beside it; their landmarks are a little off.
     rim = 0.12 * open_by
     corners = lips[list(INNER_LIPS[0]), 0]

@@ -39,9 +39,7 @@ MOST_SHIFT: Final = 0.6  # head units away from the source's own place
 MOST_ZOOM: Final = 0.25  # natural logarithm of the head's size over the source's own
 LEANING: Final = 0.35  # share of the head's shift that the shoulders go along with
 JAW: Final = (152, 175, 199)  # vertices on the chin's bone
-WINDOWS: Final = sorted(
-    {vertex for each in (*EYES, INNER_LIPS) for edge in each for vertex in edge}
-)
+WINDOWS: Final = np.concatenate([np.ravel(contour) for contour in (*EYES, INNER_LIPS)])
 UPPER_LIP, LOWER_LIP = 13, 14  # middle of the inner lips
 MOST_LOWER_TEETH: Final = 0.04  # head units that a lip bares: chins follow their bone but in part
 MOUTH_SHADE: Final = 0.55  # share of the light that does not reach teeth behind lips that just part
@@ -87,7 +85,7 @@ class SourceMesh:
         stretching: [R], how far a ring follows the expression of the oval.
         uv: [V + R O, 2], texture coordinates in texels.
         triangles: [T, 3] and kinds: [T] uint8.
-        lashes: [V + R O], 1 on the edge of the upper lids, 0 elsewhere.
+        lashes: [V + R O], 1 on the edges of the lids, 0 elsewhere.
         eyeballs: the plates in units of the eye's width around the middle of its corners.
         mouth: upper teeth and the lower mouth, in head units around the middle of each lip.
         cavity: [3] RGB of the open mouth's depth.
