@@ -6,6 +6,7 @@ the rim of the face over hair, ears and neck to beyond the picture's edge.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
@@ -48,6 +49,7 @@ from mimaface.plates import (
     paint_lids,
     paint_lips,
     paint_person,
+    paint_rim,
     skin_tone,
 )
 from mimaface.raster import LEFT_EYE, MOUTH, RIGHT_EYE, SKIN, SURROUND
@@ -189,11 +191,13 @@ def _build_mesh(canvas: Canvas, motion: Motion, size_px: int) -> SourceMesh:
     samples = _samples(size_px)
     skin = skin_tone(canvas, points[:, :2])
     neutral = shut_lips(shape)
-    texture = paint_person(canvas, matte, background, points[list(FACE_OVAL), :2])
+    texture = paint_person(canvas, matte, background, points[:, :2])
     open_by = gap(shape, INNER_LIPS)
     shows_mouth = open_by >= LEAST_SHOWN
     if shows_mouth:
         texture = paint_lips(canvas, texture, points[:, :2], unit_px=scale)
+    person = replace(canvas, rgb=texture[..., :3])
+    bare = replace(person, rgb=paint_lids(person, points[:, :2]))
     upper_teeth, lower_mouth = (
         show_mouth(
             canvas,
@@ -213,7 +217,7 @@ def _build_mesh(canvas: Canvas, motion: Motion, size_px: int) -> SourceMesh:
     return SourceMesh(
         size_px=size_px,
         texture=texture,
-        lids=np.dstack([paint_lids(canvas, points[:, :2]), matte]),
+        skin=paint_rim(bare, texture[..., 3], points[:, :2]),
         background=canvas.sample(background, samples),
         shape=neutral,
         proportions=proportions(neutral),

@@ -49,7 +49,7 @@ UPPER_LIDS, LOWER_LIDS = (
 UPPER_INNER_LIP, LOWER_INNER_LIP = (np.array(edge) for edge in INNER_LIPS)
 UPPER_OUTER_LIP, LOWER_OUTER_LIP = (np.array(edge) for edge in OUTER_LIPS)
 IRISES: Final = (468, 473)  # centres; the four points that follow lie on the rim
-RIGHT_TRAGUS, FOREHEAD, NOSE_BASE, CHIN = 454, 10, 2, 152
+RIGHT_TRAGUS, FOREHEAD, NOSE_TIP, NOSE_BASE, CHIN = 454, 10, 1, 2, 152
 
 # An eyeball's radius is about 12 mm, the opening between the corners about 28 mm wide.
 EYEBALL_RADIUS_PER_EYE_WIDTH: Final = 12 / 28
@@ -201,6 +201,21 @@ def retarget(shape: Floats, proportions: Floats, deviation: Floats) -> Floats:
         moved[upper, 1] -= crossing
         moved[lower, 1] += crossing
     return moved
+
+
+@cache
+def rims() -> NDArray[np.intp]:
+    """Return the face's oval and two loops further in, side by side: vertices [3, O]."""
+    vertices = canonical_face().vertices
+    loops = [np.array(FACE_OVAL)]
+    for _ in range(2):
+        inside = np.setdiff1d(np.arange(VERTICES), loops)
+        inwards = vertices[NOSE_TIP] - vertices[loops[-1], None]
+        away = vertices[inside] - vertices[loops[-1], None]
+        straight = (away * inwards).sum(2) / np.linalg.norm(inwards, axis=2)
+        far = (away**2).sum(2) / np.maximum(straight, 1e-6)  # the less straight, the further
+        loops.append(inside[far.argmin(axis=1)])
+    return np.stack(loops)
 
 
 def shut_lips(shape: Floats) -> Floats:

@@ -11,7 +11,7 @@ from typing import Final
 import cv2
 import numpy as np
 
-from mimaface.face_mesh import EYES, INNER_LIPS, Contour
+from mimaface.face_mesh import EYES, INNER_LIPS, Contour, rims
 from mimaface.render import Plate
 from mimaface.types import Floats, Pixels, Reals
 
@@ -23,6 +23,7 @@ LASHES: Final = 0.28  # eye widths that lashes and their shadow reach beyond the
 FEATHER: Final = 0.08  # eye widths over which it fades into the photo
 SKIN_AROUND: Final = 0.5  # eye widths beyond them from which the skin of shut lids is taken
 LEAST_SKIN: Final = 0.6  # of its brightness: what is darker is no bare skin
+UNLIKE_SKIN: Final = 24  # levels of 255 that the rim of a face may differ from the skin beside it
 LIP_EDGE: Final = 0.015  # head units that landmarks may miss the inner edge of the lips by
 CLEAR: Final = 0.06  # share of the person, or the background, that is nothing but noise
 
@@ -114,23 +115,24 @@ def paint_background(canvas: Canvas, matte: Pixels) -> Pixels:
     return np.clip(_fill(canvas.rgb, person < 12), 0, 255).astype(np.uint8)
 
 
-def paint_person(canvas: Canvas, matte: Pixels, background: Pixels, oval: Reals) -> Pixels:
+def paint_person(canvas: Canvas, matte: Pixels, background: Pixels, points: Reals) -> Pixels:
     """Return the person [H', W', 4]: their own colours up to the edge and on beyond it.
 
     Around the edge the photo mixes the person with the background. What is known of both, each
     carried on from where it is alone, says how much of either a texel has: no light of the old
     background is left on the person, who can be laid over any other.
 
-    Where the oval [O, 2] (pixels) of the face misses the cheek, it shows background. That would
-    be torn wide open when the head turns, so there too the skin is carried on.
+    Where the oval of the face (of the landmarks `points` [V, 2], in pixels) misses the cheek, it
+    shows background. That would be torn wide open when the head turns, so there too the skin is
+    carried on.
     """
-    face = _polygon(matte.shape, canvas.to_texels(oval)) > 0
+    face, _, core = (_polygon(matte.shape, canvas.to_texels(points[loop])) > 0 for loop in rims())
     off = canvas.rgb.astype(np.float32) - background
     is_wall = face & (np.abs(off).max(axis=2) < BACKGROUND_LIKENESS)
     reach = max(round(0.004 * max(matte.shape)), 1) * 2 + 1
     inner = cv2.erode((matte > 250).astype(np.uint8), np.ones((reach, reach), np.uint8)) > 0
     person = _fill(canvas.rgb, (inner & ~is_wall).astype(np.float32))
-    alpha = np.where(face | inner, matte / np.float32(255), _unmix(matte, off, person - background))
+    alpha = np.where(core | inner, matte / np.float32(255), _unmix(matte, off, person - background))
     # Of the photo itself, as much as is the person's.
     share = np.where(is_wall, 0, alpha)[..., None]
     colour = person + share * (canvas.rgb - person)
@@ -170,6 +172,32 @@ def paint_lids(canvas: Canvas, points: Reals) -> Pixels:
         share = cv2.GaussianBlur(lashes, (0, 0), FEATHER * wide)[..., None] / np.float32(255)
         lids += share * (skin - lids)
     return np.clip(lids, 0, 255).astype(np.uint8)
+
+
+def paint_rim(canvas: Canvas, matte: Pixels, points: Reals) -> Pixels:
+    """Return the person [H', W', 4] with skin where an ear, hair or glasses lie on a face's rim.
+
+    The photo saw the rim at a grazing angle, and landmarks miss it by a few pixels: a turn of the
+    head would tear what is there wide open.
+
+    Args:
+        canvas: the person's colours, beyond their edge too.
+        matte: uint8 [H', W'].
+        points: [V, 2], the landmarks in pixels.
+    """
+    texels = canvas.to_texels(points)
+    rim, beside, inner = (_polygon(matte.shape, texels[loop]) > 0 for loop in rims())
+    rgb = canvas.rgb.astype(np.float32)
+    grey = rgb.mean(axis=2)
+    cheeks = rim & inner & (matte > 250)
+    cheeks &= grey > LEAST_SKIN * np.median(grey[cheeks])
+    off = np.abs(rgb - _fill(rgb, cheeks.astype(np.float32))).max(axis=2)
+    bare = np.where(rim & inner, 1, rim * np.clip(2 - off / UNLIKE_SKIN, 0, 1))
+    known = np.where(inner, cheeks, bare)
+    # What a rim that is folded hides in the photo lies beyond it there.
+    face = rim | beside
+    rgb[face] += ((1 - bare)[..., None] * (_fill(rgb, known) - rgb))[face]
+    return np.dstack([np.clip(rgb, 0, 255), np.where(face, 255, matte)]).astype(np.uint8)
 
 
 def paint_lips(canvas: Canvas, person: Pixels, points: Reals, *, unit_px: float) -> Pixels:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mimaface.types import Floats
 
+APART = 8  # texels between samples side by side, of which there are at most two a sample at rest
 SKIN, SURROUND, LEFT_EYE, RIGHT_EYE, MOUTH = range(5)  # kinds of triangles
 
 
@@ -95,11 +96,11 @@ def look_up(index, weights, triangles, uv):
 
 @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def compose(
-    index, weights, triangles, kinds, px_per_sample, person, where, lids, closing, lashes,
+    index, weights, triangles, kinds, px_per_sample, person, where, skin, bare, lashes,
     eye_frames, irises, left_eye, right_eye, mouth_frames, upper_mouth, lower_mouth, cavity,
     mouth_light, background,
 ):  # fmt: skip
-    """Lay the person, with lids, eyes and mouth as they are now, over the background.
+    """Lay the person, with skin, eyes and mouth as they are now, over the background.
 
     Returns:
         The picture uint8 [H, W, 3] and how much of it is the person [H, W].
@@ -135,9 +136,9 @@ def compose(
                     r, g, b = _eye(px, py, eye_frames[1], irises[1], right_eye)
             if kind != MOUTH:
                 i, j, k = triangles[t, 0], triangles[t, 1], triangles[t, 2]
-                if closing[i] + closing[j] + closing[k] > np.float32(0.02):
+                if bare[i] + bare[j] + bare[k] > np.float32(0.02):
                     wi, wj, wk = weights[y, x, 0], weights[y, x, 1], weights[y, x, 2]
-                    shut = wi * closing[i] + wj * closing[j] + wk * closing[k]
+                    shut = wi * bare[i] + wj * bare[j] + wk * bare[k]
                     # Skin takes over early; the slit between the lids, where lashes meet, late.
                     if kind <= SURROUND:
                         share = min(shut * np.float32(1.5), one)
@@ -146,10 +147,11 @@ def compose(
                     lash = wi * lashes[i] + wj * lashes[j] + wk * lashes[k]
                     dark = one - np.float32(0.7) * lash * lash * lash * lash * lash
                     u, v = where[y, x, 0] + half, where[y, x, 1] + half
-                    lid_r, lid_g, lid_b, _ = _sample(lids, u, v)
-                    r += share * (lid_r * dark - r)
-                    g += share * (lid_g * dark - g)
-                    b += share * (lid_b * dark - b)
+                    skin_r, skin_g, skin_b, skin_alpha = _sample(skin, u, v)
+                    r += share * (skin_r * dark - r)
+                    g += share * (skin_g * dark - g)
+                    b += share * (skin_b * dark - b)
+                    alpha += share * (skin_alpha / full - alpha)
             rest = one - alpha
             pixels[y, x, 0] = r * alpha + rest * np.float32(background[y, x, 0]) + half
             pixels[y, x, 1] = g * alpha + rest * np.float32(background[y, x, 1]) + half
@@ -159,20 +161,23 @@ def compose(
 
 
 @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
-def soften(pixels, index, kinds, box):
-    """Mix what lies along the edges of eyes and mouth, where a sample is either side's alone.
+def soften(pixels, index, kinds, where, box):
+    """Mix what lies along edges, where a sample is either side's alone.
+
+    They are those of eyes and mouth, and where the face hides what is behind it.
 
     Args:
         pixels: uint8 [H, W, 3], changed in place.
         index: [H, W], the triangle under each.
         kinds: [T], of the triangles.
+        where: [H, W, 2], in the texture.
         box: left, top, right and bottom of where to look, at least a sample inside the picture.
     """
     left, top, right, bottom = box
     hard = pixels[top - 1 : bottom + 1, left - 1 : right + 1].copy()
     for y in range(top, bottom):
         for x in range(left, right):
-            if not _is_edge(index, kinds, y, x):
+            if not _is_edge(index, kinds, where, y, x):
                 continue
             for channel in range(3):
                 total = np.int32(8)
@@ -184,12 +189,18 @@ def soften(pixels, index, kinds, box):
 
 
 @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
-def _is_edge(index, kinds, y, x):
-    """Return whether one of a sample and its neighbours is in a window, and another one not."""
-    here = index[y, x] >= 0 and kinds[index[y, x]] > SURROUND
+def _is_edge(index, kinds, where, y, x):
+    """Return whether a sample and one of its neighbours show what does not lie together."""
+    t = index[y, x]
+    here = t >= 0 and kinds[t] > SURROUND
     for row, column in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)):
-        t = index[row, column]
-        if (t >= 0 and kinds[t] > SURROUND) != here:
+        other = index[row, column]
+        if other == t:
+            continue
+        if (other >= 0 and kinds[other] > SURROUND) != here:
+            return True
+        across = abs(where[row, column, 0] - where[y, x, 0])
+        if across + abs(where[row, column, 1] - where[y, x, 1]) > APART:
             return True
     return False
 

@@ -25,6 +25,7 @@ from mimaface.face_mesh import (
     gaze_angles,
     nearness,
     retarget,
+    rims,
     rotation_matrix,
     width,
 )
@@ -37,9 +38,12 @@ CAMERA_DISTANCE: Final = 100.0
 MOST_TURN: Final = 0.60  # rad away from the source's own pose; beyond, the texture is all guess
 MOST_SHIFT: Final = 0.6  # head units away from the source's own place
 MOST_ZOOM: Final = 0.25  # natural logarithm of the head's size over the source's own
+# A photo saw the sides of a face at a grazing angle. A turn widens what it shows of them, but to
+# this many times at most, and from the first of them on painted skin takes over.
+WIDENED: Final = (1.2, 1.7)
+RIM: Final = 0.012  # head units across, or down, of what has no width in the photo
 LEANING: Final = 0.35  # share of the head's shift that the shoulders go along with
 JAW: Final = (152, 175, 199)  # vertices on the chin's bone
-WINDOWS: Final = np.concatenate([np.ravel(contour) for contour in (*EYES, INNER_LIPS)])
 UPPER_LIP, LOWER_LIP = 13, 14  # middle of the inner lips
 MOST_LOWER_TEETH: Final = 0.04  # head units that a lip bares: chins follow their bone but in part
 MOUTH_SHADE: Final = 0.55  # share of the light that does not reach teeth behind lips that just part
@@ -72,7 +76,7 @@ class SourceMesh:
     Attributes:
         size_px: side of the picture.
         texture: uint8 [H', W', 4], the photo and in alpha the person's matte.
-        lids: uint8 [H', W', 4], the same with the eyes closed over by skin.
+        skin: uint8 [H', W', 4], the same with skin over the eyes and along the rim of the face.
         background: uint8 [S, S, 3], the photo without the person, S = `samples_px(size_px)`.
         shape: [V, 3], the neutral shape in head space, and its proportions [V, 3].
         angles: [3] pitch, yaw and roll of the source's own pose, with origin: [2] px and scale:
@@ -94,7 +98,7 @@ class SourceMesh:
 
     size_px: int
     texture: Pixels
-    lids: Pixels
+    skin: Pixels
     background: Pixels
     shape: Floats
     proportions: Floats
@@ -132,13 +136,13 @@ def render(mesh: SourceMesh, motion: Motion) -> MeshRender:
         person = cv2.remap(mesh.texture, where, None, cv2.INTER_LINEAR, None, cv2.BORDER_REPLICATE)
         picture, covered = compose(
             index, weights, mesh.triangles, mesh.kinds, np.float32(size / samples),
-            person, where, mesh.lids, placed.closing, placed.closing * mesh.lashes,
+            person, where, mesh.skin, placed.bare, placed.bare * mesh.lashes,
             placed.eye_frames, placed.irises, mesh.eyeballs[0].rgba, mesh.eyeballs[1].rgba,
             placed.mouth_frames, mesh.mouth[0].rgba, mesh.mouth[1].rgba, mesh.cavity,
             placed.mouth_light, mesh.background,
         )  # fmt: skip
         if samples == size:  # else the samples around each pixel are mixed below
-            soften(picture, index, mesh.kinds, _around(scaled[WINDOWS, :2], samples))
+            soften(picture, index, mesh.kinds, where, _around(scaled[list(FACE_OVAL), :2], samples))
         cv2.resize(picture, (size, size), dst=pixels[frame], interpolation=cv2.INTER_LINEAR)
         cv2.resize(covered, (size, size), dst=coverage[frame], interpolation=cv2.INTER_LINEAR)
     return MeshRender(pixels=pixels, coverage=coverage, landmarks=landmarks)
@@ -159,7 +163,7 @@ def samples_px(size_px: int) -> int:
 @dataclass(frozen=True)
 class _Placed:
     points: Floats  # [V + R O, 3], pixels and depth
-    closing: Floats  # [V + R O], how far the eye near a vertex is shut
+    bare: Floats  # [V + R O], how far painted skin shows: shut lids, a rim turned into view
     eye_frames: Floats  # [2, 2, 3], pixels to texels of the eyeballs
     irises: Floats  # [2, 5]: centre at rest, shift, reach of the rigid part, in texels
     mouth_frames: Floats  # [2, 2, 3], pixels to texels of the mouth's plates
@@ -174,8 +178,11 @@ def _move(mesh: SourceMesh, motion: Motion, frame: int) -> _Placed:
     scale = mesh.scale * float(np.exp(_limited(motion.translation[frame, 2:], MOST_ZOOM)[0]))
     shape = retarget(mesh.shape, mesh.proportions, motion.expression[frame].reshape(VERTICES, 3))
     face = shape @ head_to_camera.T.astype(np.float32)
+    rolling = _roll(turn)
+    rest = mesh.shape @ (rolling @ rotation_matrix(mesh.angles)).T.astype(np.float32)
+    widened = _hold_rim(face, rest)
 
-    moved = project(_move_rings(mesh, turn, face).reshape(-1, 3), origin, scale)
+    moved = project(_move_rings(mesh, turn, rolling, face).reshape(-1, 3), origin, scale)
     still = project(mesh.rings.reshape(-1, 3), mesh.origin, mesh.scale)
     leaning = (1 - mesh.held.reshape(-1, 1)) * LEANING * (origin - mesh.origin)
     still[:, :2] += leaning.astype(np.float32)
@@ -184,11 +191,12 @@ def _move(mesh: SourceMesh, motion: Motion, frame: int) -> _Placed:
     if not np.isfinite(points).all():
         raise ValueError("the motion, or the portrait's mesh, leads to places that are no numbers")
 
-    closing = np.zeros(len(points), np.float32)
+    bare = np.zeros(len(points), np.float32)
+    bare[rims()[:2]] = np.clip((widened - WIDENED[0]) / (WIDENED[1] - WIDENED[0]), 0, 1)
     eye_frames, irises = np.empty((2, 2, 3), np.float32), np.empty((2, 5), np.float32)
     for side, eye in enumerate(EYES):
         shut = 1 - gap(shape, eye) / gap(mesh.shape, eye)
-        closing[:VERTICES] += nearness(eye, reach=0.12) * np.clip(shut, 0, 1)
+        bare[:VERTICES] += nearness(eye, reach=0.12) * np.clip(shut, 0, 1)
         plate = mesh.eyeballs[side]
         eye_frames[side] = _to_texels(
             eye_frame(points, head_to_camera, mesh.shape, scale, eye), plate
@@ -200,13 +208,44 @@ def _move(mesh: SourceMesh, motion: Motion, frame: int) -> _Placed:
         placed = mouth_frame(anchor, head_to_camera, origin, scale)
         mouth_frames[row] = _to_texels(placed, mesh.mouth[row])
     light = min(mouth_light(shape) / mesh.mouth_light, 1.0)  # what no light reached has no more
-    return _Placed(points, closing, eye_frames, irises, mouth_frames, np.float32(light))
+    return _Placed(points, bare, eye_frames, irises, mouth_frames, np.float32(light))
 
 
-def _move_rings(mesh: SourceMesh, turn: NDArray[np.float64], face: Floats) -> Floats:
-    # Away from the head the turn out of the picture's plane fades, the roll in it does not.
+def _hold_rim(face: Floats, rest: Floats) -> Floats:
+    """Keep the rim of a face [V, 3], in place, near what lies inside it, as WIDENED says.
+
+    Args:
+        face: in camera space.
+        rest: [V, 3], the same as the photo has it, but for the roll.
+
+    Returns:
+        By what factor [2, O] the skin at the two outer `rims` would have been widened.
+    """
+    factors = np.empty(rims()[:2].shape, np.float32)
+    for loop in (1, 0):
+        outer, inner = rims()[loop : loop + 2]
+        out, seen = ((each[outer] - each[inner])[:, :2] for each in (face, rest))
+        factors[loop] = _length(out) / np.maximum(_length(seen), RIM)
+        most = WIDENED[1] * np.maximum(np.abs(seen), RIM)
+        face[outer, :2] = face[inner, :2] + np.clip(out, -most, most)
+    return factors
+
+
+def _length(vectors: Floats) -> Floats:
+    length: Floats = np.linalg.norm(vectors, axis=-1)
+    return length
+
+
+def _roll(turn: NDArray[np.float64]) -> NDArray[np.float64]:
+    # The part of a rotation that lies in the picture's plane.
     roll = np.arctan2(turn[1, 0] - turn[0, 1], turn[0, 0] + turn[1, 1])
-    rolling = cv2.Rodrigues(np.array([0.0, 0.0, roll]))[0]
+    return cv2.Rodrigues(np.array([0.0, 0.0, roll]))[0]
+
+
+def _move_rings(
+    mesh: SourceMesh, turn: NDArray[np.float64], rolling: NDArray[np.float64], face: Floats
+) -> Floats:
+    # Away from the head the turn out of the picture's plane fades, the roll in it does not.
     rolled = mesh.rings @ rolling.T.astype(np.float32)
     turned = mesh.rings @ turn.T.astype(np.float32)
     stretched = face[list(FACE_OVAL)] - mesh.oval @ turn.T.astype(np.float32)

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from mimaface.appearance import encode_photo
 from mimaface.evaluation.agreement import signals
-from mimaface.face_mesh import EYES, INNER_LIPS, Contour, canonical_face
+from mimaface.face_mesh import EYES, INNER_LIPS, Contour, canonical_face, rims
 from mimaface.motion import FaceMeshExtractor
-from mimaface.plates import Canvas, paint_lids
-from mimaface.raster import LEFT_EYE, SKIN, rasterize, soften
-from mimaface.render import render
-from mimaface.types import Appearance, MeshRender, Motion, Pixels
+from mimaface.plates import Canvas, paint_lids, paint_rim
+from mimaface.raster import LEFT_EYE, SKIN, SURROUND, rasterize, soften
+from mimaface.render import WIDENED, place_landmarks, render
+from mimaface.types import Appearance, Floats, MeshRender, Motion, Pixels, Reals
 
 TURNS = [(0.0, 0.52, 0.0), (0.0, -0.52, 0.0), (0.35, 0.0, 0.0), (-0.35, 0.0, 0.0), (0.2, 0.4, 0.2)]
 
@@ -186,15 +186,48 @@ def test_nothing_of_an_eye_is_seen_through_its_shut_lids(portrait: Path) -> None
     assert len(greens(appearance, eyeBlink_L=1.2, eyeBlink_R=1.2)) == 0
 
 
-def test_the_edges_of_eyes_and_mouth_are_soft() -> None:
+def test_edges_are_soft() -> None:
     index = np.tile(np.repeat(np.int32([0, 1]), 8), (16, 1))
-    kinds = np.uint8([SKIN, LEFT_EYE])
     hard = np.repeat((160 * index).astype(np.uint8)[..., None], 3, axis=2)
-    soft = hard.copy()
-    soften(soft, index, kinds, (1, 1, 15, 15))
-    np.testing.assert_array_equal(soft[8, :, 0], [0] * 7 + [40, 120] + [160] * 7)
-    soften(all_skin := hard.copy(), index, np.uint8([SKIN, SKIN]), (1, 1, 15, 15))
-    np.testing.assert_array_equal(all_skin, hard)
+    at_rest = np.stack(np.meshgrid(*2 * [2 * np.arange(16, dtype=np.float32)]), axis=-1)
+    torn = at_rest + 20 * index[..., None].astype(np.float32)
+
+    def softened(kinds: list[int], where: Floats) -> Pixels:
+        soften(soft := hard.copy(), index, np.uint8(kinds), where, (1, 1, 15, 15))
+        return soft
+
+    soft = [0] * 7 + [40, 120] + [160] * 7
+    np.testing.assert_array_equal(softened([SKIN, LEFT_EYE], at_rest)[8, :, 0], soft)
+    # The cheek before the ear, but not skin beside skin.
+    np.testing.assert_array_equal(softened([SKIN, SURROUND], torn)[8, :, 0], soft)
+    np.testing.assert_array_equal(softened([SKIN, SKIN], at_rest), hard)
+
+
+def test_a_turn_widens_the_rim_of_the_face_but_little(appearance: Appearance) -> None:
+    def across(yaw: float) -> Reals:
+        rim, inside, _ = rims()
+        [points] = place_landmarks(appearance.mesh, pose(turn=(0, yaw, 0)))
+        return np.linalg.norm(points[rim] - points[inside], axis=1)
+
+    still, turned = across(0), across(0.35)
+    widened = (turned / still)[still > 0.01 * appearance.mesh.scale]
+    assert widened.max() == pytest.approx(WIDENED[1], rel=0.15)  # it would be 3
+
+
+def test_skin_is_carried_on_over_what_lies_on_the_rim_of_a_face() -> None:
+    points = 100 * (canonical_face().vertices[:, :2] + 1.0)
+    rim, inside, _ = rims()
+    rgb = np.full((220, 200, 3), 180, np.uint8)
+    ear = (points[rim] + 0.2 * (points[inside] - points[rim]))[6:10].astype(np.int32)
+    cv2.polylines(rgb, [ear], False, (60, 20, 20), thickness=2)
+    matte = np.full(rgb.shape[:2], 255, np.uint8)
+    skin = paint_rim(Canvas(rgb, np.zeros(2), 1.0), matte, points)
+    face = np.zeros_like(matte)
+    cv2.fillPoly(face, [points[rim].astype(np.int32)], 1)
+    face = cv2.erode(face, np.ones((3, 3)))
+    assert rgb[face > 0].min() < 50
+    assert skin[face > 0, :3].min() > 150
+    np.testing.assert_array_equal(skin[:40, :40, :3], rgb[:40, :40])
 
 
 def test_eyes_shut_with_skin(appearance: Appearance) -> None:
