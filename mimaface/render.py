@@ -40,7 +40,7 @@ MOST_SHIFT: Final = 0.6  # head units away from the source's own place
 MOST_ZOOM: Final = 0.25  # natural logarithm of the head's size over the source's own
 # A photo saw the sides of a face at a grazing angle. A turn widens what it shows of them, but to
 # this many times at most, and from the first of them on painted skin takes over.
-WIDENED: Final = (1.2, 1.7)
+WIDENED: Final = (1.2, 2.0)
 RIM: Final = 0.012  # head units across, or down, of what has no width in the photo
 LEANING: Final = 0.35  # share of the head's shift that the shoulders go along with
 JAW: Final = (152, 175, 199)  # vertices on the chin's bone
