@@ -21,6 +21,7 @@ from mimaface.alignment import align_256, five_points, invert, warp_affine
 from mimaface.bfm_fit import FaceMotion, SourceFace, calibrate, fit
 from mimaface.d3dfr import CoefficientRegressor
 from mimaface.face_crop import follow
+from mimaface.face_mesh import FEATURES
 from mimaface.render import place_landmarks, render
 from mimaface.types import (
     Appearance,
@@ -38,7 +39,7 @@ from mimaface.types import (
 
 @dataclass(frozen=True, kw_only=True)
 class Sight:
-    """What the networks see of an avatar: a square around the face, or all of it.
+    """What the networks see of an avatar: a square around eyes and mouth, or all of it.
 
     Attributes:
         working_px: side of the avatar at the size that they work on.
@@ -76,7 +77,7 @@ def look_at(moved: MeshRender, sight: Sight) -> tuple[Pixels, Corner]:
         return shrink(moved.pixels, sight.side_px), (0, 0)
     scale = moved.pixels.shape[1] / sight.working_px
     corner = follow(
-        moved.landmarks / scale,
+        moved.landmarks[:, FEATURES] / scale,
         sight.previous,
         size_px=sight.working_px,
         side_px=sight.side_px,

@@ -217,7 +217,7 @@ class ModelConfig:
         samplings: how each number of denoising steps is walked, best first.
         most_px: side of the largest picture that the networks work on. What they change is added
             to the finer render of a larger avatar, so they must be residual; None sets no limit.
-        crop_px: side of the square of that picture, around the face, that the networks see
+        crop_px: side of the square of that picture, around eyes and mouth, that the networks see
             (`mimaface.face_crop`); None lets them see all of it.
     """
 
@@ -380,7 +380,7 @@ CONFIGS: Final[Mapping[str, ModelConfig]] = {
         encoder=PatchEncoderConfig(channels=(24, 48, 96), width=128, grid=8, layers=2, heads=4),
         autoencoder=AutoencoderConfig(kind="unshuffle", channels=48, factor=4),
         most_px=256,
-        crop_px=128,
+        crop_px=96,
     ),
     "sd15": ModelConfig(
         name="sd15",

@@ -1,8 +1,8 @@
-"""The part of the picture that the networks work on: a square that follows the face.
+"""The part of the picture that the networks work on: a square that follows eyes and mouth.
 
 Most of a portrait is background, hair and shoulders, which the render shows as well as it can be
-done. The square stays where it is as long as the face is well inside; when it moves, it moves by
-whole cells of latents, so that what is carried from clip to clip can be moved along.
+done. The square stays where it is as long as the features are well inside; when it moves, it moves
+by whole cells of latents, so that what is carried from clip to clip can be moved along.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mimaface.types import Corner, Floats
 Rows = TypeVar("Rows", Floats, Tensor)
 
 GRID_PX: Final = 8  # corners lie on it: on latent cells, and on those of the UNet's next level
-LEAST_MARGIN: Final = 1 / 32  # of the square's side, between its edge and the face
+LEAST_MARGIN: Final = 1 / 32  # of the square's side, between its edge and the features
 EDGE: Final = 1 / 16  # of the square's side, in which changes fade
 
 
@@ -26,7 +26,7 @@ def follow(landmarks: Floats, previous: Corner | None, *, size_px: int, side_px:
     """Return the corner of the square for a clip.
 
     Args:
-        landmarks: [F, V, 2], in pixels of the picture.
+        landmarks: [F, P, 2] of the features (`FEATURES`), in pixels of the picture.
         previous: corner of the clip before; None for first clips.
         size_px: side of the picture.
         side_px: side of the square.
@@ -40,7 +40,7 @@ def follow(landmarks: Floats, previous: Corner | None, *, size_px: int, side_px:
 
 
 def _is_inside(low: Floats, high: Floats, corner: Corner, size_px: int, side_px: int) -> bool:
-    # Where the square ends with the picture, the face may reach out of it.
+    # Where the square ends with the picture, the features may reach out of it.
     margin = LEAST_MARGIN * side_px
     return all(
         (start == 0 or low[axis] >= start + margin)

@@ -48,6 +48,7 @@ UPPER_LIDS, LOWER_LIDS = (
 )
 UPPER_INNER_LIP, LOWER_INNER_LIP = (np.array(edge) for edge in INNER_LIPS)
 UPPER_OUTER_LIP, LOWER_OUTER_LIP = (np.array(edge) for edge in OUTER_LIPS)
+FEATURES: Final = np.unique(np.concatenate([np.ravel(each) for each in (*EYES, OUTER_LIPS)]))
 IRISES: Final = (468, 473)  # centres; the four points that follow lie on the rim
 RIGHT_TRAGUS, FOREHEAD, NOSE_TIP, NOSE_BASE, CHIN = 454, 10, 1, 2, 152
 

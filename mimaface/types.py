@@ -244,7 +244,7 @@ class Condition:
 
     Attributes:
         render: float32 [F, 3, H, W] in [-1, 1], the mesh or the face model moved by it; of a
-            model that works on a square around the face, that square.
+            model that works on a square around eyes and mouth, that square.
         signals: [F, M], what MIA reads of it.
         corner: of the square, in pixels of the picture at the size that the networks work on.
         whole: uint8 [F, .., .., 3], the render of the whole avatar at its own size, where `render`

@@ -122,7 +122,7 @@ def test_a_cpu_uses_the_graph_where_it_fits(
 
 
 def test_int8_of_another_size_or_of_no_training_is_refused(shipped: Path) -> None:
-    with pytest.raises(ValueError, match=r"works on 128 pixels.* avatar of 64"):
+    with pytest.raises(ValueError, match=r"works on 96 pixels.* avatar of 64"):
         load("tiny", size_px=64, weights=shipped, device="cpu", precision="int8")
     with pytest.raises(ValueError, match="choose float32"):
         load("tiny", weights="random", device="cpu", precision="int8")

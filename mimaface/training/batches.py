@@ -18,6 +18,7 @@ from einops import rearrange
 from torch import Tensor
 
 from mimaface.face_crop import GRID_PX, LEAST_MARGIN
+from mimaface.face_mesh import FEATURES
 from mimaface.training.data import ClipPlace, TrainingClip, read_clip
 from mimaface.types import Corner, Floats, Pixels
 
@@ -32,7 +33,7 @@ class BatchOptions:
         size: windows of a batch.
         frames: T of a window.
         seed: everything random is drawn from it and the batch's number.
-        crop_px: side of the square around the face that is all there is of render and target;
+        crop_px: side of the square around the features that is all there is of render and target;
             None for whole pictures.
         most_stride: frames between those of a window, drawn from 1 up to it.
         colours: strength of the changed colours, the same in all pictures of a window.
@@ -198,7 +199,8 @@ def _window(clip: TrainingClip, options: BatchOptions, rng: np.random.Generator)
 
     size_px = clip.target.shape[1]
     side = options.crop_px or size_px
-    left, top = _corner(clip.landmarks[frames] * size_px, size_px, side, rng)
+    features = clip.landmarks[frames][:, FEATURES] * size_px
+    left, top = _corner(features, size_px, side, rng)
     rows, columns = slice(top, top + side), slice(left, left + side)
     colours, others = (_Colours.draw(rng, options.colours) for _ in range(2))
     source = colours.change(clip.source)
@@ -217,7 +219,7 @@ def _window(clip: TrainingClip, options: BatchOptions, rng: np.random.Generator)
 
 
 def _corner(landmarks: Floats, size_px: int, side: int, rng: np.random.Generator) -> Corner:
-    # Of a square that might be where the face of these frames is (`face_crop.follow`).
+    # Of a square that might be where the features of these frames are (`face_crop.follow`).
     low, high = landmarks.min(axis=(0, 1)), landmarks.max(axis=(0, 1))
     slack = np.maximum(side * (1 - 2 * LEAST_MARGIN) - (high - low), 0)
     corner = (low + high - side) / 2 + slack * rng.uniform(-0.5, 0.5, 2)
