@@ -161,31 +161,37 @@ def compose(
 
 
 @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
-def soften(pixels, index, kinds, where, box):
+def soften(pixels, coverage, index, kinds, where, box):
     """Mix what lies along edges, where a sample is either side's alone.
 
     They are those of eyes and mouth, and where the face hides what is behind it.
 
     Args:
         pixels: uint8 [H, W, 3], changed in place.
+        coverage: uint8 [H, W], how much of each is the person; changed in place.
         index: [H, W], the triangle under each.
         kinds: [T], of the triangles.
         where: [H, W, 2], in the texture.
         box: left, top, right and bottom of where to look, at least a sample inside the picture.
     """
     left, top, right, bottom = box
-    hard = pixels[top - 1 : bottom + 1, left - 1 : right + 1].copy()
+    around = slice(top - 1, bottom + 1), slice(left - 1, right + 1)
+    hard, covered = pixels[around].copy(), coverage[around].copy()
     for y in range(top, bottom):
         for x in range(left, right):
             if not _is_edge(index, kinds, where, y, x):
                 continue
-            for channel in range(3):
-                total = np.int32(8)
-                for row in range(3):
-                    for column in range(3):
-                        weight = (2 - abs(row - 1)) * (2 - abs(column - 1))
-                        total += weight * np.int32(hard[y - top + row, x - left + column, channel])
-                pixels[y, x, channel] = total // 16
+            r = g = b = a = np.int32(8)
+            for row in range(3):
+                for column in range(3):
+                    weight = (2 - abs(row - 1)) * (2 - abs(column - 1))
+                    i, j = y - top + row, x - left + column
+                    r += weight * np.int32(hard[i, j, 0])
+                    g += weight * np.int32(hard[i, j, 1])
+                    b += weight * np.int32(hard[i, j, 2])
+                    a += weight * np.int32(covered[i, j])
+            pixels[y, x, 0], pixels[y, x, 1], pixels[y, x, 2] = r // 16, g // 16, b // 16
+            coverage[y, x] = a // 16
 
 
 @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")

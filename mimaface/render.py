@@ -142,7 +142,9 @@ def render(mesh: SourceMesh, motion: Motion) -> MeshRender:
             placed.mouth_light, mesh.background,
         )  # fmt: skip
         if samples == size:  # else the samples around each pixel are mixed below
-            soften(picture, index, mesh.kinds, where, _around(scaled[list(FACE_OVAL), :2], samples))
+            head = VERTICES + len(FACE_OVAL) * np.count_nonzero(mesh.stretching)
+            box = _around(scaled[:head, :2], samples)
+            soften(picture, covered, index, mesh.kinds, where, box)
         cv2.resize(picture, (size, size), dst=pixels[frame], interpolation=cv2.INTER_LINEAR)
         cv2.resize(covered, (size, size), dst=coverage[frame], interpolation=cv2.INTER_LINEAR)
     return MeshRender(pixels=pixels, coverage=coverage, landmarks=landmarks)

@@ -193,7 +193,9 @@ def test_edges_are_soft() -> None:
     torn = at_rest + 20 * index[..., None].astype(np.float32)
 
     def softened(kinds: list[int], where: Floats) -> Pixels:
-        soften(soft := hard.copy(), index, np.uint8(kinds), where, (1, 1, 15, 15))
+        soft, matte = hard.copy(), hard[..., 0].copy()
+        soften(soft, matte, index, np.uint8(kinds), where, (1, 1, 15, 15))
+        np.testing.assert_array_equal(matte, soft[..., 0])
         return soft
 
     soft = [0] * 7 + [40, 120] + [160] * 7
