@@ -73,7 +73,7 @@ def stand_in_hub(repositories: Mapping[str, Mapping[str, bytes]]) -> Iterator[Hu
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     hub.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = Thread(target=server.serve_forever, args=(0.01,), name="hub-stand-in")
+    thread = Thread(target=server.serve_forever, args=(0.01,), name="hub-stand-in", daemon=True)
     thread.start()
     try:
         yield hub

@@ -34,7 +34,7 @@ def serving(config: ServerConfig) -> Iterator[str]:
     before = set(threading.enumerate())
     server = Server(create_app(config, load_model(config)), tls_context(config))
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=server.run, args=([listener],))
+        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         thread.start()
         assert server.is_up.wait(120)
         scheme = "https" if config.tls_cert else "http"

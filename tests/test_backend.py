@@ -148,7 +148,7 @@ def test_closing_cancels_what_waits_and_joins_the_thread() -> None:
     running_clip = backend.submit(request(), due_s=DUE_S)
     assert gate.is_entered.wait(20)
     waiting = backend.submit(request(), due_s=DUE_S)
-    closing = threading.Thread(target=backend.close)
+    closing = threading.Thread(target=backend.close, daemon=True)
     closing.start()
     while not waiting.cancelled():  # close() cancels before it waits
         closing.join(0.01)
@@ -180,7 +180,7 @@ def test_closing_cancels_other_work_that_waits() -> None:
     errand = backend.call(slow)
     assert is_running.wait(20)
     waiting = backend.call(lambda: None)
-    closer = threading.Thread(target=backend.close)
+    closer = threading.Thread(target=backend.close, daemon=True)
     closer.start()
     with pytest.raises(CancelledError):
         waiting.result(20)

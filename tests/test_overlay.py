@@ -126,7 +126,7 @@ def faceless_driver(url: str, session: dict[str, Any]) -> Iterator[None]:
         assert answered.status_code == 201, answered.text
         await connection.setRemoteDescription(RTCSessionDescription(answered.text, "answer"))
 
-    thread = threading.Thread(target=loop.run_forever)
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     try:
         asyncio.run_coroutine_threadsafe(publish(), loop).result(20)

@@ -84,7 +84,10 @@ def pushing(url: str) -> Iterator[Feed]:
             feed.put(tone(step / 50))
             step += 1
 
-    threads = [threading.Thread(target=film), threading.Thread(target=push, args=(feed, url))]
+    threads = [
+        threading.Thread(target=film, daemon=True),
+        threading.Thread(target=push, args=(feed, url), daemon=True),
+    ]
     for thread in threads:
         thread.start()
     try:
@@ -192,11 +195,13 @@ def redirecting(target: str) -> Iterator[str]:
             pass
 
     with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/elsewhere"
-        server.shutdown()
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/elsewhere"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_a_whip_endpoint_is_driven_by_what_is_pushed_and_told_of_the_end(

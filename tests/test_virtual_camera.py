@@ -64,7 +64,7 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Driver]]:
 def feed(driver: type[Driver]) -> Iterator[Feed]:
     """What the camera shows, until the test is over."""
     feed = Feed(OutputState(name="virtual_camera"), most_pictures=1)
-    thread = threading.Thread(target=show, args=(feed, open_camera()))
+    thread = threading.Thread(target=show, args=(feed, open_camera()), daemon=True)
     thread.start()
     yield feed
     feed.close()
