@@ -241,6 +241,16 @@ def test_a_rate_that_is_not_reached_is_as_bad_as_a_late_frame() -> None:
     assert ladder.index == 1
 
 
+def test_the_first_clips_of_a_rung_may_take_longer() -> None:
+    ladder = two_rungs()
+    now_s = show(ladder, 0.5, 0.5)
+    now_s = show(ladder, *[0.03] * 100, now_s=now_s)
+    assert ladder.index == 0
+    for count, cost_s in enumerate([0.06] * 5 + [0.03] * 30):
+        ladder.made(now_s + count / 15 - cost_s, now_s + count / 15, frames=1)
+    assert ladder.index == 0
+
+
 def test_a_little_too_much_costs_frames_and_much_too_much_costs_steps() -> None:
     for late_s, left in ((0.13, Rung(steps=1, fps=25)), (0.16, Rung(steps=0, fps=30))):
         ladder = Ladder(rungs_for([1, 0], fps=30), deadline_s=DEADLINE_S)
