@@ -13,7 +13,7 @@ SMOOTH_FPS: Final = 25  # that few people tell from more: given up before denois
 LOWER_RATES: Final = (20, 15)  # frames a second, once there are no steps left to save
 
 _WINDOW_S: Final = 1.0
-_SETTLED_S: Final = 0.5  # the first clips of a rung take longer than those that follow
+_SETTLED_S: Final = 0.3  # the first clips of a rung take longer than those that follow
 _UP_AFTER_S: Final = 3.0
 _ROOM: Final = 0.8  # of the load that would be too much; a better rung must fit into it
 _ENOUGH: Final = 4  # frames to say that there is room, or clips that the rate is not reached
@@ -139,7 +139,7 @@ class Ladder:
 
     def made(self, asked_s: float, now_s: float, frames: int) -> None:
         """Take the time of a clip, received now, of so many frames, asked for at `asked_s`."""
-        if asked_s >= self._entered_s:
+        if asked_s >= self._entered_s + _SETTLED_S:
             self._costs.append((now_s, (now_s - asked_s) / frames))
             self._judge(now_s)
 
@@ -189,8 +189,7 @@ class Ladder:
             ages = sorted(age_s for _, age_s in self._ages)
             rank = min(math.ceil(0.95 * len(ages)), len(ages) - 1)  # never the oldest one alone
             loads.append(ages[rank - 1] / self.deadline_s * rung.fps / self.rung.fps)
-        is_settled = self._costs and self._costs[-1][0] - self._entered_s >= _SETTLED_S
-        if is_settled and len(self._costs) >= _ENOUGH:
+        if len(self._costs) >= _ENOUGH:
             cost_s = statistics.median(cost_s for _, cost_s in self._costs)
             loads.append(cost_s * _SHORTFALL * min(rung.fps, SMOOTH_FPS))
         return max(loads)

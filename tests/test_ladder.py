@@ -166,7 +166,7 @@ def test_jittery_costs_at_the_limit_settle_on_the_rung_below(seed: int) -> None:
 
     simulation = Simulation(cost, steps=(2, 1, 0))
     simulation.run(600)
-    assert simulation.ladder.switches <= 24
+    assert simulation.ladder.switches <= 30
     assert simulation.p95_s(60, 600) < DEADLINE_S
 
 
@@ -244,10 +244,11 @@ def test_a_rate_that_is_not_reached_is_as_bad_as_a_late_frame() -> None:
 def test_the_first_clips_of_a_rung_may_take_longer() -> None:
     ladder = two_rungs()
     now_s = show(ladder, 0.5, 0.5)
-    now_s = show(ladder, *[0.03] * 100, now_s=now_s)
-    assert ladder.index == 0
-    for count, cost_s in enumerate([0.06] * 5 + [0.03] * 30):
-        ladder.made(now_s + count / 15 - cost_s, now_s + count / 15, frames=1)
+    while ladder.index:
+        now_s = show(ladder, 0.03, now_s=now_s)
+    for cost_s in [0.06] * 4 + [0.03] * 30:
+        ladder.made(now_s, now_s + cost_s, frames=1)
+        now_s += cost_s
     assert ladder.index == 0
 
 
