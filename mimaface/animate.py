@@ -13,8 +13,18 @@ from typing import TYPE_CHECKING, Final, Literal, get_args
 from mimaface.appearance import encode_photo
 from mimaface.config import AUTOENCODERS, CONFIGS, AttentionKernel, Decoder, ModelConfig
 from mimaface.errors import SourceImageError, UnsupportedStepsError, WeightsError
-from mimaface.render import render
-from mimaface.types import Appearance, Clip, ClipRequest, Pixels, SourceFeatures, Stage, is_finite
+from mimaface.render import drawn, render
+from mimaface.types import (
+    Appearance,
+    Clip,
+    ClipRequest,
+    MeshRender,
+    Motion,
+    Pixels,
+    SourceFeatures,
+    Stage,
+    is_finite,
+)
 
 if TYPE_CHECKING:
     from mimaface.generator import Generator
@@ -250,10 +260,22 @@ def _denoise(generator: Generator, group: Sequence[ClipRequest], stage: Stage) -
     raise MemoryError(f"the device has no memory left for {len(group)} clips at a time")
 
 
+def draw_ahead(appearance: Appearance, motion: Motion, steps: int) -> MeshRender | None:
+    """Draw the mesh that a clip of so many steps will be made from (`ClipRequest.moved`).
+
+    It can be drawn in any thread, while the device makes the clip before. None where the condition
+    is a face model's render, which the device draws.
+    """
+    features = appearance.features
+    if steps and features is not None and features.face is not None:
+        return None
+    return render(appearance.mesh, motion)
+
+
 def _draw(model: Model, request: ClipRequest) -> Clip:
-    drawn = render(request.appearance.mesh, request.motion)
-    state = None if model.generator is None else model.generator.remember(request, drawn)
-    return Clip(pixels=drawn.pixels, ica=state, matte=drawn.coverage)
+    moved = drawn(request)
+    state = None if model.generator is None else model.generator.remember(request, moved)
+    return Clip(pixels=moved.pixels, ica=state, matte=moved.coverage)
 
 
 def _alike(requests: Sequence[ClipRequest]) -> Iterator[list[int]]:

@@ -22,7 +22,7 @@ from mimaface.bfm_fit import FaceMotion, SourceFace, calibrate, fit
 from mimaface.d3dfr import CoefficientRegressor
 from mimaface.face_crop import follow
 from mimaface.face_mesh import FEATURES
-from mimaface.render import place_landmarks, render
+from mimaface.render import place_landmarks
 from mimaface.types import (
     Appearance,
     Condition,
@@ -52,15 +52,14 @@ class Sight:
     previous: Corner | None = None
 
 
-def mesh_condition(appearance: Appearance, motion: Motion, sight: Sight) -> Condition:
-    """Return the mesh as relative motion [F] moves it, and the motion as it is.
+def mesh_condition(moved: MeshRender, motion: Motion, sight: Sight) -> Condition:
+    """Return the mesh as relative motion [F] moved it, and the motion as it is.
 
     Args:
-        appearance: the source.
+        moved: the mesh.
         motion: of the frames.
         sight: what the networks see.
     """
-    moved = render(appearance.mesh, motion)
     seen, corner = look_at(moved, sight)
     return Condition(
         render=to_images(seen),

@@ -35,6 +35,7 @@ from mimaface.denoiser import Denoiser, predict
 from mimaface.face_crop import cut, fade, move
 from mimaface.ica import carry, warm_start
 from mimaface.mia import PaperMIA, ReleasedMIA
+from mimaface.render import drawn
 from mimaface.schedule import denoise
 from mimaface.source_encoder import ClipIdentityEncoder, PatchEncoder
 from mimaface.types import (
@@ -236,7 +237,7 @@ class Generator(nn.Module):
     def _condition(self, request: ClipRequest) -> Condition:
         face = self._features(request).face
         if face is None or self.face_model is None:
-            return mesh_condition(request.appearance, request.motion, self._sight(request))
+            return mesh_condition(drawn(request), request.motion, self._sight(request))
         return face_condition(
             request.appearance,
             self.face_model,

@@ -30,7 +30,7 @@ from mimaface.face_mesh import (
     width,
 )
 from mimaface.raster import compose, look_up, rasterize, soften
-from mimaface.types import VERTICES, Floats, MeshRender, Motion, Pixels, Reals
+from mimaface.types import VERTICES, ClipRequest, Floats, MeshRender, Motion, Pixels, Reals
 
 # Head units from the camera to the head's origin. Landmarks are orthographic: so far away that the
 # difference cannot be seen, the head moves as they do.
@@ -147,7 +147,12 @@ def render(mesh: SourceMesh, motion: Motion) -> MeshRender:
             soften(picture, covered, index, mesh.kinds, where, box)
         cv2.resize(picture, (size, size), dst=pixels[frame], interpolation=cv2.INTER_LINEAR)
         cv2.resize(covered, (size, size), dst=coverage[frame], interpolation=cv2.INTER_LINEAR)
-    return MeshRender(pixels=pixels, coverage=coverage, landmarks=landmarks)
+    return MeshRender(mesh=mesh, pixels=pixels, coverage=coverage, landmarks=landmarks)
+
+
+def drawn(request: ClipRequest) -> MeshRender:
+    """Return the mesh as a request moves it: what was drawn ahead, or drawn now."""
+    return request.moved or render(request.appearance.mesh, request.motion)
 
 
 def place_landmarks(mesh: SourceMesh, motion: Motion) -> Floats:

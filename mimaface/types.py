@@ -228,14 +228,28 @@ class MeshRender:
     """The source, moved as a textured mesh.
 
     Attributes:
+        mesh: what was moved.
         pixels: uint8 [F, H, W, 3], the moved source.
         coverage: uint8 [F, H, W], 255 where the person is, 0 where the background shows.
         landmarks: [F, V, 2], where the face lies, in pixels.
     """
 
+    mesh: SourceMesh
     pixels: Pixels
     coverage: Pixels
     landmarks: Floats
+
+    @staticmethod
+    def concatenate(parts: Sequence[MeshRender]) -> MeshRender:
+        """Join renders of one mesh, in their order."""
+        if len(parts) == 1:
+            return parts[0]
+        return MeshRender(
+            mesh=parts[0].mesh,
+            pixels=np.concatenate([part.pixels for part in parts]),
+            coverage=np.concatenate([part.coverage for part in parts]),
+            landmarks=np.concatenate([part.landmarks for part in parts]),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -308,6 +322,7 @@ class ClipRequest:
         ica: state of the previous clip, None for the first.
         steps: denoising steps; 0 delivers the condition render itself.
         seed: noise is drawn from (seed, frame index).
+        moved: the portrait's mesh as the motion moves it, if it was drawn ahead (`draw_ahead`).
     """
 
     appearance: Appearance
@@ -315,6 +330,7 @@ class ClipRequest:
     ica: ICAState | None = None
     steps: int = 0
     seed: int = 0
+    moved: MeshRender | None = None
 
     def __post_init__(self) -> None:
         if not len(self.motion):
@@ -323,6 +339,8 @@ class ClipRequest:
             raise ValueError("a clip is driven by relative motion, found absolute motion")
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, found {self.seed}")
+        if self.moved is not None and self.moved.mesh is not self.appearance.mesh:
+            raise ValueError("what was drawn ahead shows another portrait")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ from server.startup import load_model
 
 _UNREAD_MS: Final = 20_000
 # A clip's thread lets the interpreter go some forty times; each time it may wait so long for it.
-_SWITCH_S: Final = 0.0005
+_SWITCH_S: Final = 0.0001
 
 
 class _Server(uvicorn.Server):

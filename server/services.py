@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar, get_args
 from aiortc import RTCDataChannel
 from starlette.websockets import WebSocket
 
-from mimaface.animate import Model
+from mimaface.animate import Model, draw_ahead
 from mimaface.motion import FaceMeshExtractor, MotionExtractor
 from server.alpha import Form
 from server.auth import Grant, Scope, new_id, sign
@@ -88,6 +88,7 @@ class Services:
             call_id[:6],
             source.appearance,
             extractor=extractor,
+            draw=draw_ahead,
             backend=self.backend,
             clock=asyncio.get_running_loop().time,
             new_frames=self.model.config.new_frames,

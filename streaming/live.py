@@ -20,7 +20,7 @@ from functools import partial
 from typing import Final, get_args
 
 from mimaface.motion import MotionExtractor, RelativeMotion
-from mimaface.types import Appearance, Clip, ClipRequest, Motion
+from mimaface.types import Appearance, Clip, ClipRequest, MeshRender, Motion, is_finite
 from streaming.backend import LocalBackend
 from streaming.ladder import Ladder, Pace, Rung
 from streaming.metrics import LiveStats, Recent, Stage, State
@@ -55,6 +55,7 @@ class LiveSession:
         appearance: Appearance,
         *,
         extractor: Callable[[], MotionExtractor],
+        draw: Callable[[Appearance, Motion, int], MeshRender | None],
         backend: LocalBackend,
         clock: Callable[[], float],
         new_frames: int,
@@ -66,6 +67,8 @@ class LiveSession:
             name: for the thread and the log.
             appearance: the portrait.
             extractor: makes the extractor; called in the motion thread, which also closes it.
+            draw: draws what a clip of so many steps is made from, if that can be done ahead; called
+                in the motion thread, while the backend makes the clip before.
             backend: makes the clips.
             clock: the session's clock; driving frames and `now_s` come from it too.
             new_frames: N, frames a clip adds.
@@ -77,6 +80,7 @@ class LiveSession:
         self.on_timed: Callable[[Stage, float], None] = lambda _stage, _seconds: None
         self._name = name
         self._make_extractor = extractor
+        self._draw = draw
         self._backend = backend
         self._clock = clock
         self._ladder = ladder
@@ -255,33 +259,47 @@ class LiveSession:
         if self._wants_neutral.is_set():
             self._relative.recalibrate()
             self._wants_neutral.clear()
+        motion = self._look(extractor, frame, now_s)
+        if motion is None:
+            return
+        relative = self._relative.push(motion)
+        with self._lock:
+            portrait, steps = self._session.portrait, self._session.steps
+        # Of motion that is no number the backend says so.
+        moved = self._draw(portrait, relative, steps) if is_finite(relative) else None
+        if frame is not None:
+            self._note("motion", now_s, self._clock() - now_s)
+        with self._lock:
+            self._ready_s = self._clock()
+            request = self._session.push(relative, moved)
+        if request is not None:
+            self._submit(request)
+
+    def _look(
+        self, extractor: MotionExtractor, frame: DrivingFrame | None, now_s: float
+    ) -> Motion | None:
+        # The absolute motion that the avatar is to show next, None when it stays as it is.
         if frame is not None:
             self._arrived_s = frame.time_s
             self._awake_s = min(self._awake_s, frame.time_s)
             self._note("wait", now_s, now_s - frame.time_s)
             if now_s - frame.time_s > self._ladder.deadline_s:
                 self._late += 1
-                return
+                return None
             motion = self._extract(extractor, frame)
-            self._note("motion", now_s, self._clock() - now_s)
         elif self._arrived_s is not None and now_s - self._arrived_s > LOST_AFTER_S:
             motion = Motion.missing(now_s)
         else:
-            return
+            return None
         time_s = float(motion.time_s[0])
         if time_s <= self._pushed_s:  # a frame that a missing one has overtaken
-            return
+            return None
         self._pushed_s = time_s
         if motion.valid[0]:
             self._seen_s = self._awake_s = time_s
         elif self.is_at_rest(time_s):
-            return
-        relative = self._relative.push(motion)
-        with self._lock:
-            self._ready_s = self._clock()
-            request = self._session.push(relative)
-        if request is not None:
-            self._submit(request)
+            return None
+        return motion
 
     def _next_frame(self) -> DrivingFrame | None:
         with self._mailbox:

@@ -44,7 +44,7 @@ class LiveStats:
         repeated: avatar frames so far that were shown again for want of a newer one.
         failed: frames without motion and clips that were lost to errors so far.
         wait_ms: time from a driving frame's decoding to the extractor's call.
-        motion_ms: time in the extractor.
+        motion_ms: time in the extractor, and to draw what is drawn ahead.
         queue_ms: time its motion waited for the clip before, the newest of a chunk's.
         render_ms: time from asking the backend to having the clip.
         playout_ms: time from having the avatar frame to showing it.

@@ -16,7 +16,7 @@ from typing import Final
 
 import numpy as np
 
-from mimaface.animate import Model, animate
+from mimaface.animate import Model, animate, draw_ahead
 from mimaface.evaluation.scripted import scripted_motion
 from mimaface.motion import FaceMeshExtractor
 from mimaface.types import Appearance, Clip, ClipRequest, Motion, Pixels
@@ -175,6 +175,7 @@ def rehearse(
                 str(number),
                 appearance,
                 extractor=partial(WatchedExtractor, notes),
+                draw=draw_ahead,
                 backend=backend,
                 clock=notes.clock,
                 new_frames=model.config.new_frames,

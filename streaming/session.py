@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 
-from mimaface.types import Appearance, Clip, ClipRequest, Cutout, ICAState, Motion
+from mimaface.types import Appearance, Clip, ClipRequest, Cutout, ICAState, MeshRender, Motion
 from streaming.types import AvatarFrame
 
 
@@ -34,17 +34,29 @@ class Session:
         self.steps = steps
         self.is_half = False
         self._seed = seed
-        self._waiting: deque[Motion] = deque()
+        self._waiting: deque[tuple[Motion, MeshRender | None]] = deque()
         self._in_flight: ClipRequest | None = None
         self._ica: ICAState | None = None
         self.dropped = 0
         self.failed = 0
 
-    def push(self, motion: Motion) -> ClipRequest | None:
-        """Take one frame of relative motion; return the clip that became due."""
+    @property
+    def portrait(self) -> Appearance:
+        """What the clips to come show."""
+        half = self._appearance.half if self.is_half else None
+        return half or self._appearance
+
+    def push(self, motion: Motion, moved: MeshRender | None = None) -> ClipRequest | None:
+        """Take one frame of relative motion; return the clip that became due.
+
+        Args:
+            motion: the frame's.
+            moved: the portrait as it is moved by it, if that is drawn already. It goes unused if
+                the clip is to show another portrait by then.
+        """
         if len(motion) != 1 or not motion.is_relative:
             raise ValueError("push takes one frame of relative motion")
-        self._waiting.append(motion)
+        self._waiting.append((motion, moved))
         if len(self._waiting) > self._new_frames:
             self._waiting.popleft()
             self.dropped += 1
@@ -86,7 +98,7 @@ class Session:
 
     def drop_before(self, time_s: float) -> None:
         """Drop the motion that waits if even the newest of it is from before `time_s`."""
-        if self._waiting and self._waiting[-1].time_s[0] < time_s:
+        if self._waiting and self._waiting[-1][0].time_s[0] < time_s:
             self.dropped += len(self._waiting)
             self._waiting.clear()
 
@@ -103,13 +115,14 @@ class Session:
     def _next_request(self) -> ClipRequest | None:
         if self._in_flight is not None or len(self._waiting) < self._new_frames:
             return None
-        half = self._appearance.half if self.is_half else None
+        drawn = [moved for _, moved in self._waiting if moved and moved.mesh is self.portrait.mesh]
         self._in_flight = ClipRequest(
-            appearance=half or self._appearance,
-            motion=Motion.concatenate(self._waiting),
+            appearance=self.portrait,
+            motion=Motion.concatenate([motion for motion, _ in self._waiting]),
             ica=self._ica,
             steps=self.steps,
             seed=self._seed,
+            moved=MeshRender.concatenate(drawn) if len(drawn) == self._new_frames else None,
         )
         self._waiting.clear()
         return self._in_flight

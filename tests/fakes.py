@@ -53,6 +53,10 @@ def counting_state(count: float) -> ICAState:
     )
 
 
+def nothing_ahead(_appearance: Appearance, _motion: Motion, _steps: int) -> None:
+    """Draw nothing ahead: `paint` needs none of it."""
+
+
 def paint(requests: Sequence[ClipRequest]) -> list[Clip]:
     """Animate by shade: a portrait's shade plus one; the state counts the session's clips."""
     clips = []

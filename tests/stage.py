@@ -7,7 +7,16 @@ from mimaface.motion import MotionExtractor
 from streaming.backend import Animate, LocalBackend, Made
 from streaming.ladder import Ladder
 from streaming.live import LiveSession
-from tests.fakes import Bell, Clock, Extractor, driving_frame, one_rung, paint, portrait
+from tests.fakes import (
+    Bell,
+    Clock,
+    Extractor,
+    driving_frame,
+    nothing_ahead,
+    one_rung,
+    paint,
+    portrait,
+)
 
 
 class Stage:
@@ -27,6 +36,7 @@ class Stage:
             "test",
             portrait(10),
             extractor=extractor or (lambda: self.extractor),
+            draw=nothing_ahead,
             backend=self.backend,
             clock=self.clock,
             new_frames=new_frames,

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
-from mimaface.animate import animate, encode_source, load
+from mimaface.animate import animate, draw_ahead, encode_source, load
 from mimaface.motion import FaceMeshExtractor
 from mimaface.types import Clip, ClipRequest, Motion, Pixels
 from mimaface.video import VideoReader
@@ -25,7 +25,7 @@ from server.tracks import AvatarTrack, pump
 from streaming.backend import LocalBackend
 from streaming.live import LiveSession
 from streaming.types import DrivingFrame
-from tests.fakes import Clock, Extractor, one_rung, paint
+from tests.fakes import Clock, Extractor, nothing_ahead, one_rung, paint
 from tests.fakes import portrait as shade_of
 
 MAGENTA, GREEN = (255, 0, 255), (0, 255, 0)
@@ -111,6 +111,7 @@ def test_the_mark_never_appears(
             "test",
             appearance,
             extractor=build,
+            draw=draw_ahead,
             backend=backend,
             clock=clock,
             new_frames=1,
@@ -173,6 +174,7 @@ def test_driving_frames_are_opened_by_the_motion_thread_alone() -> None:
         "test",
         shade_of(10),
         extractor=Extractor,
+        draw=nothing_ahead,
         backend=backend,
         clock=clock,
         new_frames=1,

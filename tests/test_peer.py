@@ -27,7 +27,7 @@ from server.signaling import OfferError
 from server.tracks import AvatarTrack
 from streaming.backend import LocalBackend
 from streaming.live import LiveSession
-from tests.fakes import Extractor, one_rung, paint, portrait
+from tests.fakes import Extractor, nothing_ahead, one_rung, paint, portrait
 
 
 class Scene:
@@ -40,6 +40,7 @@ class Scene:
             "test",
             portrait(10),
             extractor=Extractor,
+            draw=nothing_ahead,
             backend=self.backend,
             clock=self.clock,
             new_frames=1,

@@ -10,7 +10,7 @@ from server.registry import Call, Calls, Source
 from streaming.backend import LocalBackend
 from streaming.ladder import Ladder, rungs_for
 from streaming.live import LiveSession
-from tests.fakes import Bell, Clock, Extractor, driving_frame, paint, portrait
+from tests.fakes import Bell, Clock, Extractor, driving_frame, nothing_ahead, paint, portrait
 
 
 class Scene:
@@ -26,6 +26,7 @@ class Scene:
             "test",
             portrait(10),
             extractor=Extractor,
+            draw=nothing_ahead,
             backend=self.backend,
             clock=self.clock,
             new_frames=1,

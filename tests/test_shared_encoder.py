@@ -43,7 +43,7 @@ from server.shared_encoder import KEYFRAME_INTERVAL_S, MOST_WAITING, CodedTrack,
 from server.tracks import AvatarTrack
 from streaming.backend import LocalBackend
 from streaming.live import LiveSession
-from tests.fakes import Extractor, one_rung, paint, portrait
+from tests.fakes import Extractor, nothing_ahead, one_rung, paint, portrait
 from tests.scripted_link import CODECS, Wire
 from tests.serving import serving
 
@@ -83,6 +83,7 @@ def play(script: Callable[[Scene], Awaitable[None]], *, fps: float = 30, side_px
             "test",
             portrait(10, side_px),
             extractor=Extractor,
+            draw=nothing_ahead,
             backend=backend,
             clock=clock,
             new_frames=1,

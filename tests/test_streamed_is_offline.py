@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mimaface.animate import Model, animate, encode_source, load
+from mimaface.animate import Model, animate, draw_ahead, encode_source, load
 from mimaface.motion import FaceMeshExtractor, RelativeMotion
 from mimaface.types import Appearance, ClipRequest, Motion, Pixels
 from mimaface.video import VideoReader
@@ -119,6 +119,7 @@ def stream(
         "test",
         appearance,
         extractor=FaceMeshExtractor,
+        draw=draw_ahead,
         backend=backend,
         clock=clock,
         new_frames=new_frames,

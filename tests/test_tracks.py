@@ -13,7 +13,7 @@ from server.tracks import AvatarTrack, pump
 from streaming.backend import LocalBackend
 from streaming.live import LiveSession
 from streaming.types import AvatarFrame
-from tests.fakes import Extractor, driving_frame, one_rung, paint, portrait
+from tests.fakes import Extractor, driving_frame, nothing_ahead, one_rung, paint, portrait
 
 
 class Camera(MediaStreamTrack):
@@ -41,6 +41,7 @@ def run(scene: Any, *, fps: float = 30) -> None:
             "test",
             portrait(10),
             extractor=Extractor,
+            draw=nothing_ahead,
             backend=backend,
             clock=asyncio.get_running_loop().time,
             new_frames=1,
@@ -138,6 +139,7 @@ def test_frames_after_the_loop_has_ended_do_no_harm() -> None:
         "test",
         portrait(10),
         extractor=Extractor,
+        draw=nothing_ahead,
         backend=backend,
         clock=lambda: now_s,
         new_frames=1,
