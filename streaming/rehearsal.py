@@ -19,12 +19,13 @@ import numpy as np
 from mimaface.animate import Model, animate, draw_ahead
 from mimaface.evaluation.scripted import scripted_motion
 from mimaface.motion import FaceMeshExtractor
-from mimaface.types import Appearance, Clip, ClipRequest, Motion, Pixels
+from mimaface.types import Appearance, Clip, ClipRequest, MeshRender, Motion, Pixels
 from streaming.admission import Admission
 from streaming.backend import LocalBackend, Made
 from streaming.figures import Shown
 from streaming.ladder import Ladder, Rung
 from streaming.live import LiveSession
+from streaming.metrics import Stage
 from streaming.trace import Trace
 from streaming.types import AvatarFrame, DrivingFrame
 
@@ -45,7 +46,7 @@ class Notes:
         trace: takes the spans of all threads, if they are wanted.
         shown: the new pictures of each session.
         made: what the backend made.
-        motion_s: time in the extractor, of every driving frame.
+        motion_s: time to find the motion of every driving frame, and to draw what is drawn ahead.
         dropped: driving frames of each session that were never animated.
         rss_mib: memory of the process at the end of each second.
         capacity: how many sessions fit at `lowest_steps`.
@@ -79,6 +80,11 @@ class Notes:
         with self.trace.span(name):
             yield
 
+    def time(self, stage: Stage, seconds: float) -> None:
+        """Take a frame's time in a stage; a session's `on_timed`."""
+        if stage == "motion":
+            self.motion_s.append(seconds)
+
 
 class Screen:
     """Shows the avatar of a session; two threads may refresh it."""
@@ -102,7 +108,7 @@ class Screen:
 
 
 class WatchedExtractor(FaceMeshExtractor):
-    """Notes how long it takes."""
+    """Traces its work."""
 
     def __init__(self, notes: Notes) -> None:
         super().__init__()
@@ -110,11 +116,8 @@ class WatchedExtractor(FaceMeshExtractor):
 
     def extract(self, time_s: float, rgb: Pixels) -> Motion:
         """Return the motion of one frame, uint8 [H, W, 3]."""
-        start_s = self._notes.clock()
         with self._notes.span("motion"):
-            motion = super().extract(time_s, rgb)
-        self._notes.motion_s.append(self._notes.clock() - start_s)
-        return motion
+            return super().extract(time_s, rgb)
 
 
 def rehearse(
@@ -152,6 +155,10 @@ def rehearse(
         with notes.span("animate"):
             return animate(model, requests, stage=notes.span)
 
+    def draw(appearance: Appearance, motion: Motion, steps: int) -> MeshRender | None:
+        with notes.span("draw"):
+            return draw_ahead(appearance, motion, steps)
+
     def note(made: Made) -> None:
         admission.add(made)
         notes.made.append(made)
@@ -175,12 +182,13 @@ def rehearse(
                 str(number),
                 appearance,
                 extractor=partial(WatchedExtractor, notes),
-                draw=draw_ahead,
+                draw=draw,
                 backend=backend,
                 clock=notes.clock,
                 new_frames=model.config.new_frames,
                 ladder=Ladder(rungs, deadline_s=DEADLINE_S),
             )
+            live.on_timed = notes.time
             lives.append(stack.enter_context(closing(live)))
             screens.append(Screen(live, shown, notes))
             live.on_frame = screens[-1].refresh
