@@ -51,30 +51,38 @@ def rasterize(
         left = max(int(np.floor(min(ax, bx, cx))), 0)
         right = min(int(np.ceil(max(ax, bx, cx))), width)
         ia, ib, ic = one / points[a, 2], one / points[b, 2], one / points[c, 2]
-        # Barycentric u and v are linear in x: their value at x = 0.5 and their slope.
+        # The barycentric u, v and w are linear along a row.
         du, dv = (by - cy) / area, (cy - ay) / area
+        dw = -du - dv
+        px = np.float32(left) + half
         for y in range(top, bottom):
             py = np.float32(y) + half
-            px = np.float32(left) + half
             u = ((bx - px) * (cy - py) - (cx - px) * (by - py)) / area
             v = ((cx - px) * (ay - py) - (ax - px) * (cy - py)) / area
-            was_inside = False
-            for x in range(left, right):
-                w = one - u - v
-                if u >= edge and v >= edge and w >= edge:
-                    was_inside = True
-                    inverse = u * ia + v * ib + w * ic
-                    if inverse > nearest[y, x]:
-                        nearest[y, x] = inverse
-                        index[y, x] = t
-                        depth = one / inverse
-                        weights[y, x, 0] = u * ia * depth
-                        weights[y, x, 1] = v * ib * depth
-                        weights[y, x, 2] = w * ic * depth
-                elif was_inside:
-                    break
-                u += du
-                v += dv
+            first, last = np.float32(0), np.float32(right - left - 1)
+            for start, slope in ((u, du), (v, dv), (one - u - v, dw)):
+                if slope > 0:
+                    first = max(first, (edge - start) / slope)
+                elif slope < 0:
+                    last = min(last, (edge - start) / slope)
+                elif start < edge:
+                    last = -one
+            if not first <= last:
+                continue
+            # Of a triangle without width the bounds may be no numbers.
+            after = min(int(np.floor(last)), right - left - 1) + 1
+            for column in range(max(int(np.ceil(first)), 0), after):
+                x, along = left + column, np.float32(column)
+                uu, vv = u + du * along, v + dv * along
+                ww = one - uu - vv
+                inverse = uu * ia + vv * ib + ww * ic
+                if inverse > nearest[y, x]:
+                    nearest[y, x] = inverse
+                    index[y, x] = t
+                    depth = one / inverse
+                    weights[y, x, 0] = uu * ia * depth
+                    weights[y, x, 1] = vv * ib * depth
+                    weights[y, x, 2] = ww * ic * depth
     return index, weights
 
 

@@ -9,6 +9,7 @@ and a mouth interior, and rings around it that carry hair, ears, neck and should
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import cv2
@@ -38,6 +39,7 @@ CAMERA_DISTANCE: Final = 100.0
 MOST_TURN: Final = 0.60  # rad away from the source's own pose; beyond, the texture is all guess
 MOST_SHIFT: Final = 0.6  # head units away from the source's own place
 MOST_ZOOM: Final = 0.25  # natural logarithm of the head's size over the source's own
+MOST_PX: Final = 1e6  # away from the picture's corner, of any point of a mesh
 # A photo saw the sides of a face at a grazing angle. A turn widens what it shows of them, but to
 # this many times at most, and from the first of them on painted skin takes over.
 WIDENED: Final = (1.2, 2.0)
@@ -120,6 +122,29 @@ class SourceMesh:
     cavity: Floats
     mouth_light: float
 
+    # What moves only from portrait to portrait, so that no frame has to find it again.
+
+    @cached_property
+    def rotation(self) -> NDArray[np.float64]:
+        """The source's own pose, [3, 3]."""
+        return rotation_matrix(self.angles)
+
+    @cached_property
+    def still_rings(self) -> Floats:
+        """The rings where the photo has them: [R O, 3], pixels and depth."""
+        return project(self.rings.reshape(-1, 3), self.origin, self.scale)
+
+    @cached_property
+    def openings(self) -> tuple[float, float]:
+        """How far the eyes stand open."""
+        left, right = (gap(self.shape, eye) for eye in EYES)
+        return left, right
+
+    @cached_property
+    def gaze(self) -> Floats:
+        """Where the source looks (`gaze_angles`)."""
+        return gaze_angles(self.shape)
+
 
 def render(mesh: SourceMesh, motion: Motion) -> MeshRender:
     """Draw the portrait as relative motion [F] moves it."""
@@ -180,29 +205,29 @@ class _Placed:
 def _move(mesh: SourceMesh, motion: Motion, frame: int) -> _Placed:
     angles = mesh.angles + _limited(motion.rotation[frame], MOST_TURN)
     head_to_camera = rotation_matrix(angles)
-    turn = head_to_camera @ rotation_matrix(mesh.angles).T  # in camera space
+    turn = head_to_camera @ mesh.rotation.T  # in camera space
     origin = mesh.origin + mesh.scale * _limited(motion.translation[frame, :2], MOST_SHIFT)
     scale = mesh.scale * float(np.exp(_limited(motion.translation[frame, 2:], MOST_ZOOM)[0]))
     shape = retarget(mesh.shape, mesh.proportions, motion.expression[frame].reshape(VERTICES, 3))
     face = shape @ head_to_camera.T.astype(np.float32)
     rolling = _roll(turn)
-    rest = mesh.shape @ (rolling @ rotation_matrix(mesh.angles)).T.astype(np.float32)
+    rest = mesh.shape @ (rolling @ mesh.rotation).T.astype(np.float32)
     widened = _hold_rim(face, rest)
 
     moved = project(_move_rings(mesh, turn, rolling, face).reshape(-1, 3), origin, scale)
-    still = project(mesh.rings.reshape(-1, 3), mesh.origin, mesh.scale)
     leaning = (1 - mesh.held.reshape(-1, 1)) * LEANING * (origin - mesh.origin)
+    still = mesh.still_rings.copy()
     still[:, :2] += leaning.astype(np.float32)
     around = moved + mesh.resting.reshape(-1, 1) * (still - moved)
     points = np.concatenate([project(face, origin, scale), around])
-    if not np.isfinite(points).all():
-        raise ValueError("the motion, or the portrait's mesh, leads to places that are no numbers")
+    if not (np.abs(points) < MOST_PX).all():
+        raise ValueError("the motion, or the portrait's mesh, leads too far away, or to no numbers")
 
     bare = np.zeros(len(points), np.float32)
     bare[rims()[:2]] = np.clip((widened - WIDENED[0]) / (WIDENED[1] - WIDENED[0]), 0, 1)
     eye_frames, irises = np.empty((2, 2, 3), np.float32), np.empty((2, 5), np.float32)
     for side, eye in enumerate(EYES):
-        shut = 1 - gap(shape, eye) / gap(mesh.shape, eye)
+        shut = 1 - gap(shape, eye) / mesh.openings[side]
         bare[:VERTICES] += nearness(eye, reach=0.12) * np.clip(shut, 0, 1)
         plate = mesh.eyeballs[side]
         eye_frames[side] = _to_texels(
@@ -326,7 +351,7 @@ def _to_texels(frame: NDArray[np.float64], plate: Plate) -> NDArray[np.float64]:
 
 def _iris(mesh: SourceMesh, side: int, gaze: Floats) -> NDArray[np.float64]:
     plate = mesh.eyeballs[side]
-    own = gaze_angles(mesh.shape)[2 * side : 2 * side + 2]
+    own = mesh.gaze[2 * side : 2 * side + 2]
     turned = own + np.clip(gaze * GAZE_GAIN, -np.array(MOST_GAZE), MOST_GAZE)
     shift = EYEBALL_RADIUS_PER_EYE_WIDTH * (np.sin(turned) - np.sin(own))
     centre = EYEBALL_RADIUS_PER_EYE_WIDTH * np.sin(own) - (plate.left, plate.top)

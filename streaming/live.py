@@ -20,7 +20,7 @@ from functools import partial
 from typing import Final, get_args
 
 from mimaface.motion import MotionExtractor, RelativeMotion
-from mimaface.types import Appearance, Clip, ClipRequest, MeshRender, Motion, is_finite
+from mimaface.types import Appearance, Clip, ClipRequest, MeshRender, Motion
 from streaming.backend import LocalBackend
 from streaming.ladder import Ladder, Pace, Rung
 from streaming.metrics import LiveStats, Recent, Stage, State
@@ -29,6 +29,9 @@ from streaming.session import Session
 from streaming.types import AvatarFrame, DrivingFrame
 
 logger = logging.getLogger(__name__)
+
+Draw = Callable[[Appearance, Motion, int], MeshRender | None]
+"""Draws what a clip of so many denoising steps is made from, None if only the backend can."""
 
 LOST_AFTER_S: Final = 0.3  # without a driving frame, or without a face in it
 # Without a face for longer, the avatar has been in its idle pose for a second: nothing is made any
@@ -55,7 +58,7 @@ class LiveSession:
         appearance: Appearance,
         *,
         extractor: Callable[[], MotionExtractor],
-        draw: Callable[[Appearance, Motion, int], MeshRender | None],
+        draw: Draw,
         backend: LocalBackend,
         clock: Callable[[], float],
         new_frames: int,
@@ -67,8 +70,8 @@ class LiveSession:
             name: for the thread and the log.
             appearance: the portrait.
             extractor: makes the extractor; called in the motion thread, which also closes it.
-            draw: draws what a clip of so many steps is made from, if that can be done ahead; called
-                in the motion thread, while the backend makes the clip before.
+            draw: called in the motion thread, while the backend makes the clip before; a ValueError
+                is the backend's to tell.
             backend: makes the clips.
             clock: the session's clock; driving frames and `now_s` come from it too.
             new_frames: N, frames a clip adds.
@@ -263,10 +266,7 @@ class LiveSession:
         if motion is None:
             return
         relative = self._relative.push(motion)
-        with self._lock:
-            portrait, steps = self._session.portrait, self._session.steps
-        # Of motion that is no number the backend says so.
-        moved = self._draw(portrait, relative, steps) if is_finite(relative) else None
+        moved = self._draw_ahead(relative)
         if frame is not None:
             self._note("motion", now_s, self._clock() - now_s)
         with self._lock:
@@ -274,6 +274,14 @@ class LiveSession:
             request = self._session.push(relative, moved)
         if request is not None:
             self._submit(request)
+
+    def _draw_ahead(self, relative: Motion) -> MeshRender | None:
+        with self._lock:
+            portrait, steps = self._session.portrait, self._session.steps
+        try:
+            return self._draw(portrait, relative, steps)
+        except ValueError:  # which the clip will fail with, too
+            return None
 
     def _look(
         self, extractor: MotionExtractor, frame: DrivingFrame | None, now_s: float

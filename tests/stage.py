@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from mimaface.motion import MotionExtractor
 from streaming.backend import Animate, LocalBackend, Made
 from streaming.ladder import Ladder
-from streaming.live import LiveSession
+from streaming.live import Draw, LiveSession
 from tests.fakes import (
     Bell,
     Clock,
@@ -29,6 +29,7 @@ class Stage:
         ladder: Ladder | None = None,
         on_made: Callable[[Made], None] = lambda _made: None,
         new_frames: int = 1,
+        draw: Draw = nothing_ahead,
     ) -> None:
         self.clock, self.bell, self.extractor = Clock(), Bell(), Extractor()
         self.backend = LocalBackend(animate, clock=self.clock, on_made=on_made)
@@ -36,7 +37,7 @@ class Stage:
             "test",
             portrait(10),
             extractor=extractor or (lambda: self.extractor),
-            draw=nothing_ahead,
+            draw=draw,
             backend=self.backend,
             clock=self.clock,
             new_frames=new_frames,
@@ -83,8 +84,9 @@ def staged(
     ladder: Ladder | None = None,
     on_made: Callable[[Made], None] = lambda _made: None,
     new_frames: int = 1,
+    draw: Draw = nothing_ahead,
 ) -> Iterator[Stage]:
-    stage = Stage(animate, extractor, ladder, on_made, new_frames)
+    stage = Stage(animate, extractor, ladder, on_made, new_frames, draw)
     try:
         yield stage
     finally:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mimaface.motion import MotionExtractor
-from mimaface.types import Clip, ClipRequest, Pixels
+from mimaface.types import Appearance, Clip, ClipRequest, Motion, Pixels
 from streaming.backend import Made
 from streaming.ladder import Ladder, Rung
 from streaming.types import DrivingFrame
@@ -191,6 +191,21 @@ def test_a_lost_clip_leaves_the_last_frame_and_the_session_goes_on(
         is_broken.clear()
         stage.drive()
     assert "broken device" in caplog.text
+
+
+def test_what_cannot_be_drawn_ahead_is_left_to_the_backend() -> None:
+    asked: list[int] = []
+
+    def draw(_appearance: Appearance, motion: Motion, steps: int) -> None:
+        assert motion.is_relative
+        asked.append(steps)
+        raise ValueError("leads nowhere")
+
+    with staged(draw=draw) as stage:
+        stage.drive()
+        assert stage.live.stats(stage.clock.now_s).failed == 0
+    assert asked
+    assert not any(asked), "as many as the rung has"
 
 
 def test_a_device_without_memory_makes_the_next_clips_with_fewer_steps() -> None:

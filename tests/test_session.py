@@ -1,11 +1,12 @@
 """Cutting motion into clips."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from mimaface.types import Clip, ClipRequest, Cutout
+from mimaface.types import Appearance, Clip, ClipRequest, Cutout, MeshRender
 from streaming.session import Session
 from tests.fakes import absolute_motion, paint, portrait, relative_motion
 
@@ -29,6 +30,39 @@ def test_a_clip_waits_for_its_whole_chunk() -> None:
     request = session.push(relative_motion(0.2))
     assert request is not None
     assert list(request.motion.time_s) == [0.0, 0.1, 0.2]
+
+
+def with_mesh(shade: int) -> Appearance:
+    mesh: Any = object()
+    return replace(portrait(shade), mesh=mesh)
+
+
+def drawn(of: Appearance, shade: int) -> MeshRender:
+    pixels = np.full((1, 8, 8, 3), shade, np.uint8)
+    landmarks = np.zeros((1, 478, 2), np.float32)
+    return MeshRender(mesh=of.mesh, pixels=pixels, coverage=pixels[..., 0], landmarks=landmarks)
+
+
+def test_what_was_drawn_ahead_goes_with_the_clip() -> None:
+    shown = with_mesh(10)
+    session = Session(shown, new_frames=2)
+    session.push(relative_motion(0.0), drawn(shown, 1))
+    request = session.push(relative_motion(0.1), drawn(shown, 2))
+    assert request is not None
+    assert request.moved is not None
+    assert list(request.moved.pixels[:, 0, 0, 0]) == [1, 2]
+
+
+def test_what_was_drawn_of_another_portrait_or_in_part_is_drawn_again() -> None:
+    old, new = with_mesh(10), with_mesh(20)
+    session = Session(old, new_frames=2)
+    session.push(relative_motion(0.0), drawn(old, 1))
+    session.change_source(new)
+    request = session.push(relative_motion(0.1), drawn(new, 2))
+    assert request is not None
+    assert request.moved is None
+    with pytest.raises(ValueError, match="drawn ahead shows another portrait"):
+        replace(request, moved=drawn(old, 1))
 
 
 def test_frames_carry_the_times_of_their_motion() -> None:
