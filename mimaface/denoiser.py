@@ -9,7 +9,7 @@ clip can change and sessions share a batch without touching each other.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import torch
 from diffusers import UNetMotionModel
@@ -20,9 +20,6 @@ from torch.nn import functional as F
 
 from mimaface.config import AttentionKernel, DenoiserConfig
 from mimaface.correction import DISPLACEMENT, correct, settle
-
-if TYPE_CHECKING:
-    from mimaface.int8 import Int8Denoiser
 
 # CUDA's fused attention kernels put the batch on a grid axis of at most 65,535 blocks
 # (pytorch issue 142228). Temporal attention has a row per latent cell, 4,096 per session of
@@ -163,7 +160,7 @@ class Predicted(NamedTuple):
 
 
 def predict(
-    denoiser: Denoiser | Int8Denoiser,
+    denoiser: Callable[[Tensor, Tensor, Tensor], Tensor],
     noisy: Tensor,
     timestep: Tensor,
     *,
@@ -174,11 +171,12 @@ def predict(
     """Predict the noise or the clean sample, with classifier-free guidance where it is not 1.
 
     Args:
-        denoiser: the network; it computes in its own precision.
+        denoiser: the network (`Denoiser`); it computes in its own precision.
         noisy: [B, F, C, h, w].
         timestep: [B].
         condition: [B, F, 2C+1, h, w], render and carried latents, and the mask.
-        tokens: [B, F, L, D], the context; guidance leads away from what zeros would give.
+        tokens: [B, F, L, D], the context, or what `denoiser` makes it of; guidance leads away from
+            what zeros would give.
         guidance: its scale (J. Ho, T. Salimans, arXiv 2207.12598).
     """
     channels = torch.cat([noisy.to(condition), condition], dim=2)

@@ -6,7 +6,7 @@ what a clip leaves for the next is in the `ICAState` it returns.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -67,7 +67,7 @@ class Generator(nn.Module):
     Attributes:
         config: the model's shape.
         face_model: the official face model, where the condition is its render.
-        int8: the denoiser's form for clips of one frame on a CPU, where that is used.
+        int8: the form of MIA and denoiser for clips of one frame on a CPU, where that is used.
     """
 
     def __init__(self, config: ModelConfig, *, attention: AttentionKernel = "sdpa") -> None:
@@ -173,17 +173,21 @@ class Generator(nn.Module):
 
         # Appearance and identity, modulated by the motion.
         with stage("tokens"):
-            read = [
-                self._batch([each.tokens for each in features]),
-                self._batch([each.identity for each in features]),
-                self._batch([each.coefficients for each in features]),
-                signals,
-            ]
-            tokens = self.mia(*(each.to(self.dtype) for each in read))  # [B, F, L, D]
+            source_tokens = self._batch([each.tokens for each in features])
+            denoiser: Callable[[Tensor, Tensor, Tensor], Tensor] = self.denoiser
+            if self.int8 and render.shape[1] == 1:
+                denoiser, tokens = partial(self.int8, signals=signals), source_tokens
+            else:
+                read = [
+                    source_tokens,
+                    self._batch([each.identity for each in features]),
+                    self._batch([each.coefficients for each in features]),
+                    signals,
+                ]
+                tokens = self.mia(*(each.to(self.dtype) for each in read))  # [B, F, L, D]
 
         with stage("denoise"):
             sampling = self.config.samplings[steps]
-            denoiser = self.int8 if self.int8 and render.shape[1] == 1 else self.denoiser
             network = partial(
                 predict,
                 denoiser,

@@ -1,7 +1,8 @@
-"""The denoiser as an int8 graph of ONNX Runtime, which a CPU runs twice as fast as float32.
+"""MIA and denoiser as a graph of ONNX Runtime, in int8 twice as fast on a CPU as in float32.
 
 `mimaface.training.export` makes it of a residual denoiser, for clips of one frame. The correction
-that it says meets the render in float32, so that rounding touches only what changes.
+that it says meets the render in float32, so that rounding touches only what changes. Being one call
+it needs the interpreter once, where other threads want it too.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from mimaface.errors import WeightsError
 
 SUFFIX: Final = ".onnx"  # the graph lies beside the weights it was made from
 WEIGHTS_KEY: Final = "weights"  # of their sha256 in the file's metadata
-INPUTS: Final = ("noisy", "timestep", "tokens")
+INPUTS: Final = ("noisy", "timestep", "source", "signals")
 OUTPUT: Final = "correction"
 
 
 class Int8Denoiser:
-    """Called as `mimaface.denoiser.Denoiser` is, with clips of one frame."""
+    """Called as `mimaface.denoiser.Denoiser` is, with clips of one frame, but modulates itself."""
 
     def __init__(self, path: Path, *, weights: Path, threads: int) -> None:
         """Read a graph.
@@ -53,22 +54,25 @@ class Int8Denoiser:
         made_from = self._session.get_modelmeta().custom_metadata_map.get(WEIGHTS_KEY)
         if made_from != sha256(weights):
             raise WeightsError(f"{path} was not made from {weights}: make it with {_COMMAND}")
-        [noisy, _, _] = self._session.get_inputs()
+        noisy, *_ = self._session.get_inputs()
         self.cells: int = noisy.shape[-1]
 
-    def __call__(self, noisy: Tensor, timestep: Tensor, tokens: Tensor) -> Tensor:
+    def __call__(
+        self, noisy: Tensor, timestep: Tensor, source: Tensor, *, signals: Tensor
+    ) -> Tensor:
         """Predict what corrects the render.
 
         Args:
             noisy: [B, 3C+1, 1, h, w]: noisy, render and carried latents, and the mask.
             timestep: [B].
-            tokens: [B, 1, L, D], the context.
+            source: [B, L, D'], the source's tokens, of which MIA makes the context.
+            signals: [B, 1, M], of the motion.
 
         Returns:
             [B, C+2, 1, h, w].
         """
         assert noisy.shape[2] == 1, "the graph has one frame"
-        rows = zip(noisy[:, :, 0], timestep.float(), tokens[:, 0], strict=True)
+        rows = zip(noisy[:, :, 0], timestep.float(), source, signals[:, 0], strict=True)
         corrections = [
             self._session.run(
                 [OUTPUT], {name: each[None].numpy() for name, each in zip(INPUTS, row, strict=True)}

@@ -59,12 +59,13 @@ def test_the_folded_network_computes_the_same() -> None:
     config = replace(CONFIGS["tiny"], size_px=64)
     generator = with_statistics(randomize(config))
     generator.place(torch.device("cpu"), torch.float32)
-    folded = OneFrame(generator.denoiser)
+    folded = OneFrame(generator)
     for inputs in record(generator, frames=2):
-        noisy, timestep, tokens = (torch.from_numpy(inputs[name]) for name in INPUTS)
+        noisy, timestep, source, signals = (torch.from_numpy(inputs[name]) for name in INPUTS)
         with torch.inference_mode():
-            whole = generator.denoiser(noisy[:, :, None], timestep, tokens[:, None])
-            correction = folded(noisy, timestep, tokens)
+            tokens = generator.mia(source, torch.empty(0), torch.empty(0), signals[:, None])
+            whole = generator.denoiser(noisy[:, :, None], timestep, tokens)
+            correction = folded(noisy, timestep, source, signals)
         torch.testing.assert_close(correction, whole[:, :, 0], atol=1e-5, rtol=1e-5)
 
 

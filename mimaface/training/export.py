@@ -1,9 +1,9 @@
 """Make what is shipped of a trained `tiny`: python -m mimaface.training.export.
 
-Two files: the weights in half precision and, beside them, the denoiser as an int8 graph for a CPU.
-The graph takes one frame of one session. Its norms are folded into the layers beside them, and the
-attention over frames, of which there is one, becomes a linear layer. How far its tensors reach is
-read off the built-in portraits, performing the scripted motion.
+Two files: the weights in half precision and, beside them, MIA and the denoiser as an int8 graph for
+a CPU. The graph takes one frame of one session. Its norms are folded into the layers beside them,
+and the attention over frames, of which there is one, becomes a linear layer. How far its tensors
+reach is read off the built-in portraits, performing the scripted motion.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from mimaface.animate import Model, animate, encode_source
 from mimaface.config import CONFIGS, to_json
-from mimaface.denoiser import ClipBatchNorm, Denoiser
+from mimaface.denoiser import ClipBatchNorm
 from mimaface.errors import WeightsError
 from mimaface.evaluation.scripted import scripted_motion
 from mimaface.generator import Generator
@@ -98,10 +98,10 @@ def ship(weights: Sequence[Path], output: Path, *, frames: int = FRAMES) -> None
 
 
 def export(generator: Generator, path: Path, *, inputs: Sequence[Inputs], weights: Path) -> None:
-    """Write the int8 graph of a generator's denoiser.
+    """Write the int8 graph of a generator's MIA and denoiser.
 
     Args:
-        generator: its denoiser must be residual and normalise by BatchNorm.
+        generator: its MIA must be the paper's, its denoiser residual and normalise by BatchNorm.
         path: the file.
         inputs: to calibrate.
         weights: the file that the generator was read from.
@@ -112,7 +112,7 @@ def export(generator: Generator, path: Path, *, inputs: Sequence[Inputs], weight
         # Sizes become constants, as they should; the exporter's successor wants another package.
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            OneFrame(generator.denoiser),
+            OneFrame(generator),
             example,
             exact,
             dynamo=False,
@@ -121,12 +121,13 @@ def export(generator: Generator, path: Path, *, inputs: Sequence[Inputs], weight
             output_names=[OUTPUT],
         )
         quant_pre_process(exact, prepared, skip_symbolic_shape=True)
+        nodes = onnx.load(prepared).graph
         quantize_static(
             prepared,
             int8,
             _Replay(inputs),
             op_types_to_quantize=["Conv", "Gemm", "MatMul"],
-            nodes_to_exclude=_attentions(onnx.load(prepared).graph),
+            nodes_to_exclude=[*_modulations(nodes), *_attentions(nodes)],
             per_channel=True,
             reduce_range=True,  # older processors add products of whole bytes in too few bits
             activation_type=QuantType.QUInt8,
@@ -143,19 +144,28 @@ def export(generator: Generator, path: Path, *, inputs: Sequence[Inputs], weight
 
 
 def record(generator: Generator, *, frames: int) -> list[Inputs]:
-    """Return what the denoiser reads while the built-in portraits perform the scripted motion."""
+    """Return what the networks read while the built-in portraits perform the scripted motion."""
+    read: list[Tensor] = []  # by MIA, for the clip at work
     recorded: list[Inputs] = []
 
-    def note(_denoiser: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        noisy, timestep, tokens = (each.clone() for each in arguments)
-        rows = (noisy[:, :, 0], timestep, tokens[:, 0])
+    def note_clip(_mia: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        source, *_, signals = (each.clone() for each in arguments)
+        read[:] = source, signals[:, 0]
+
+    def note_step(_denoiser: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        noisy, timestep, _ = (each.clone() for each in arguments)
+        rows = (noisy[:, :, 0], timestep, *read)
         recorded.append({name: row.numpy() for name, row in zip(INPUTS, rows, strict=True)})
 
-    hook = generator.denoiser.register_forward_pre_hook(note)
+    hooks = [
+        generator.mia.register_forward_pre_hook(note_clip),
+        generator.denoiser.register_forward_pre_hook(note_step),
+    ]
     model = Model(config=generator.config, generator=generator)
     for _ in roll_out(model, frames=frames, steps=list(generator.config.samplings)):
         pass
-    hook.remove()
+    for hook in hooks:
+        hook.remove()
     return recorded
 
 
@@ -194,6 +204,11 @@ class _Replay(CalibrationDataReader):  # type: ignore[misc] # its package is not
         return next(self._rest, None)
 
 
+def _modulations(graph: Any) -> list[str]:
+    # MIA: it is small, and its tokens are read at every level.
+    return [node.name for node in graph.node if node.name.startswith("/mia")]
+
+
 def _attentions(graph: Any) -> list[str]:
     # The products without weights: queries with keys, and their softmax with values.
     weights = {each.name for each in graph.initializer}
@@ -205,15 +220,25 @@ def _attentions(graph: Any) -> list[str]:
 
 
 class OneFrame(nn.Module):
-    """A denoiser's network for one frame of one session, folded."""
+    """A generator's MIA and denoiser for one frame of one session, folded."""
 
-    def __init__(self, denoiser: Denoiser) -> None:
-        """Copy a denoiser whose norms are BatchNorms."""
+    def __init__(self, generator: Generator) -> None:
+        """Copy those of a generator whose denoiser's norms are BatchNorms."""
         super().__init__()
-        self.unet = fold(copy.deepcopy(denoiser.unet))
+        self.mia = copy.deepcopy(generator.mia)
+        self.unet = fold(copy.deepcopy(generator.denoiser.unet))
 
-    def forward(self, noisy: Tensor, timestep: Tensor, tokens: Tensor) -> Tensor:
-        """Return [1, C+2, h, w] of noisy [1, 3C+1, h, w], timestep [1] and tokens [1, L, D]."""
+    def forward(self, noisy: Tensor, timestep: Tensor, source: Tensor, signals: Tensor) -> Tensor:
+        """Return the correction [1, C+2, h, w].
+
+        Args:
+            noisy: [1, 3C+1, h, w].
+            timestep: [1].
+            source: [1, L, D'], the source's tokens.
+            signals: [1, M], of the motion.
+        """
+        nothing = signals[:, :0]  # the paper's form reads no more
+        [tokens] = self.mia(source, nothing, nothing, signals[:, None])
         [prediction] = self.unet(noisy[:, :, None], timestep, tokens, return_dict=False)
         return prediction[:, :, 0]
 
