@@ -51,7 +51,7 @@ const PART_NAMES = {
 /** What a frame goes through on the server, and the whole way. */
 const STAGE_NAMES = {
   wait: "Waits to be looked at",
-  motion: "Motion",
+  motion: "Motion and mesh",
   queue: "Waits for the one before",
   render: "Avatar",
   playout: "Waits to be shown",

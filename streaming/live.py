@@ -1,10 +1,10 @@
 """One live session: driving frames in, avatar frames out, neither call ever waits.
 
 `feed` leaves the newest frame in a mailbox, or a few where a network that held the first back
-delivers them together. The thread `motion-<name>` turns it into
-motion and asks the backend for clips, the backend's thread puts them into the playout, `pull`
-shows them. The pixels of a driving frame are opened in the motion thread, by the extractor's
-call, and go nowhere else.
+delivers them together. The thread `motion-<name>` turns it into motion, draws the mesh that is
+moved by it and asks the backend for clips, the backend's thread puts them into the playout, `pull`
+shows them. The pixels of a driving frame are opened in the motion thread, by the extractor's call,
+and go nowhere else.
 
 Nothing queues: whoever falls behind leaves frames out, and the ladder then takes work away.
 """
