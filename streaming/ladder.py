@@ -17,7 +17,7 @@ _SETTLED_S: Final = 0.3  # the first clips of a rung take longer than those that
 _UP_AFTER_S: Final = 3.0
 _ROOM: Final = 0.8  # of the load that would be too much; a better rung must fit into it
 _ENOUGH: Final = 4  # frames to say that there is room, or clips that the rate is not reached
-_PROVEN_S: Final = 60.0  # a rung that held for so long starts with a clean record
+_PROVEN_S: Final = 20.0  # a rung that held for so long starts with a clean record
 _LONGEST_BAR_S: Final = 300.0
 # A rung need not be smoother than smooth to be worth having; it is left when it falls short by
 # more than a fifth, and taken again when it would be reached.
