@@ -182,7 +182,7 @@ def test_the_keyboard_reaches_every_action(page: Page) -> None:
     expect(page.locator("#stats")).to_be_visible()
     expect(page.locator("#latency")).to_have_text(re.compile(r"\d+"))
     expect(page.locator("#figures")).to_contain_text(re.compile(r"Quality\d steps?, \d+ fps"))
-    expect(page.locator("#stages")).to_contain_text(re.compile(r"Motion\d+"))
+    expect(page.locator("#stages")).to_contain_text(re.compile(r"Motion and mesh\d+"))
     page.keyboard.press("r")
     expect(page.locator("#status")).to_have_text("Calibrating")
     page.keyboard.press("f")
