@@ -25,7 +25,7 @@ from server.rtc_patches import apply_patches
 from server.startup import load_model
 
 _UNREAD_MS: Final = 20_000
-# A clip's thread lets the interpreter go some forty times; each time it may wait so long for it.
+# A clip's thread lets the interpreter go with every operation, and may wait so long for it then.
 _SWITCH_S: Final = 0.0001
 
 

@@ -80,7 +80,8 @@ class Admission:
     def add_frame(self, took_s: float) -> None:
         """Learn what a driving frame costs the processor before and after the backend.
 
-        That is tracking, and encoding what is sent. Without it, only the backend's work counts.
+        That is tracking, drawing ahead, and encoding what is sent. Without it, only the backend's
+        work counts.
         """
         with self._lock:
             self._frames_s.append(took_s)

@@ -83,6 +83,28 @@ def test_neighbouring_triangles_leave_no_crack() -> None:
     np.testing.assert_allclose(weights.sum(axis=2), 1, atol=1e-4)
 
 
+@pytest.mark.parametrize("width", [60.0, 2.0, 0.3, 1e-4, 1e-30])
+def test_a_triangle_covers_the_pixels_whose_centres_lie_in_it(width: float) -> None:
+    rng = np.random.default_rng(0)
+    centres = np.stack(np.meshgrid(np.arange(32), np.arange(32)), axis=-1) + 0.5
+    for _ in range(50):
+        start = rng.uniform(-8, 40, 2)
+        away = start + rng.uniform(-width, width, (2, 2)) + rng.choice([0, 30], 2)[:, None]
+        corners = np.concatenate([[start], away]).astype(np.float32)
+        points = np.column_stack([corners, np.ones(3, np.float32)])
+        index, _ = rasterize(points, np.array([[0, 1, 2]], np.int32), 32, 32)
+        (ax, ay), (bx, by), (cx, cy) = corners.astype(float)
+        area = (bx - ax) * (cy - ay) - (cx - ax) * (by - ay)
+        x, y = centres[..., 0], centres[..., 1]
+        if abs(area) < 1e-3:  # a line: whether it meets a centre is rounding
+            continue
+        u = ((bx - x) * (cy - y) - (cx - x) * (by - y)) / area
+        v = ((cx - x) * (ay - y) - (ax - x) * (cy - y)) / area
+        inside = np.minimum(np.minimum(u, v), 1 - u - v)
+        assert (index[inside > 1e-3] == 0).all()
+        assert (index[inside < -1e-3] < 0).all()
+
+
 def test_weights_are_correct_in_perspective() -> None:
     # A floor that recedes from depth 1 to depth 3; along the picture 1 / depth is linear.
     depths = np.array([1, 1, 3], np.float32)
