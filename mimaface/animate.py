@@ -28,13 +28,13 @@ from mimaface.types import (
 
 if TYPE_CHECKING:
     from mimaface.generator import Generator
-    from mimaface.int8 import Int8Denoiser
+    from mimaface.one_frame import OneFrame
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 
 ASSETS: Final = Path(__file__).parent / "assets"
-MOST_THREADS: Final = 4  # of the int8 denoiser; more of them wait for each other
+MOST_THREADS: Final = 4  # of the int8 graph; more of them wait for each other
 
 
 def unwatched(_name: str) -> AbstractContextManager[None]:
@@ -49,10 +49,12 @@ class Model:
     Attributes:
         config: its shape.
         generator: its networks; None where only the condition render is drawn.
+        one_frame: their form for clips of one frame on a CPU, where that is used.
     """
 
     config: ModelConfig
     generator: Generator | None
+    one_frame: OneFrame | None = None
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -69,7 +71,7 @@ class Model:
         """Of what works for every clip; None without a generator."""
         if self.generator is None:
             return None
-        return "int8" if self.generator.int8 else str(self.generator.dtype).removeprefix("torch.")
+        return "int8" if self.one_frame else str(self.generator.dtype).removeprefix("torch.")
 
     @property
     def has_matte(self) -> bool:
@@ -114,7 +116,7 @@ def load(
             trained. With "none" the model draws its mesh and does no denoising steps.
         device: where the generator runs; auto is the GPU if there is one.
         precision: of what works for every clip. auto is bfloat16 on a GPU, and on a CPU int8
-            where a graph of the denoiser lies beside the weights (`mimaface.int8`), else float32.
+            where a graph of the networks lies beside the weights (`mimaface.int8`), else float32.
             With int8, torch is left one thread in this process.
         attention: kernel of the spatial attentions; xformers is an optional package for GPUs.
         decoder: of a generator that was never trained; files hold their own.
@@ -156,6 +158,7 @@ def load(
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     if precision in ("float32", "bfloat16", "float16"):
         dtype = getattr(torch, precision)
+    one_frame = None
     if weights == "random":
         generator = randomize(config, attention=attention)
     else:
@@ -164,8 +167,8 @@ def load(
             raise WeightsError(f"{weights} holds the model {generator.config.name}, not {name}")
         generator.config = _resized(generator.config, size_px)
         if device == "cpu" and precision in ("auto", "int8"):
-            generator.int8 = _read_int8(generator, weights, is_wanted=precision == "int8")
-        if generator.int8 is not None:
+            one_frame = _read_int8(generator.config, weights, is_wanted=precision == "int8")
+        if one_frame is not None:
             # Little is left for torch, whose threads would wait for each other at every layer.
             torch.set_num_threads(1)
     try:
@@ -175,7 +178,7 @@ def load(
             f"model {name} does not fit into the GPU's memory: choose a lower precision, or "
             "device 'cpu'"
         ) from error
-    return Model(config=generator.config, generator=generator)
+    return Model(config=generator.config, generator=generator, one_frame=one_frame)
 
 
 def built_in_weights(name: str) -> Path | None:
@@ -242,16 +245,20 @@ def animate(
     for rows in _alike(requests):
         group = [requests[row] for row in rows]
         if model.generator is not None and group[0].steps:
-            made = _denoise(model.generator, group, stage)
+            made = _denoise(model, model.generator, group, stage)
         else:
             made = [_draw(model, request) for request in group]
         clips.update(zip(rows, made, strict=True))
     return [clips[row] for row in range(len(requests))]
 
 
-def _denoise(generator: Generator, group: Sequence[ClipRequest], stage: Stage) -> list[Clip]:
+def _denoise(
+    model: Model, generator: Generator, group: Sequence[ClipRequest], stage: Stage
+) -> list[Clip]:
     import torch
 
+    if model.one_frame is not None and len(group[0].motion) == 1:
+        return [model.one_frame.animate(request, stage=stage) for request in group]
     try:
         return generator.animate(group, stage=stage)
     except torch.OutOfMemoryError:
@@ -287,23 +294,23 @@ def _alike(requests: Sequence[ClipRequest]) -> Iterator[list[int]]:
     yield from groups.values()
 
 
-def _read_int8(generator: Generator, weights: Path, *, is_wanted: bool) -> Int8Denoiser | None:
-    # The graph beside the weights, where it fits the size of the pictures.
-    from mimaface.int8 import SUFFIX, Int8Denoiser
+def _read_int8(config: ModelConfig, weights: Path, *, is_wanted: bool) -> OneFrame | None:
+    # With the graph beside the weights, where that fits the size of the pictures.
+    from mimaface.int8 import SUFFIX, Int8Graph
+    from mimaface.one_frame import OneFrame
 
     path = weights.with_suffix(SUFFIX)
     if not is_wanted and not path.is_file():
         return None
     # A core stays free for tracking and encoding.
     threads = max((os.cpu_count() or 1) - 1, 1)
-    graph = Int8Denoiser(path, weights=weights, threads=min(threads, MOST_THREADS))
-    side_px = graph.cells * generator.config.autoencoder.factor
-    if side_px == generator.config.square_px:
-        return graph
+    graph = Int8Graph(path, weights=weights, threads=min(threads, MOST_THREADS))
+    if graph.side_px == config.square_px:
+        return OneFrame(config, graph)
     if is_wanted:
         raise ValueError(
-            f"the int8 denoiser works on {side_px} pixels: choose precision 'float32' for an "
-            f"avatar of {generator.config.size_px}"
+            f"the int8 graph works on {graph.side_px} pixels: choose precision 'float32' for an "
+            f"avatar of {config.size_px}"
         )
     return None
 

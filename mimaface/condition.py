@@ -19,12 +19,14 @@ from torch import Tensor
 from mimaface import bfm
 from mimaface.alignment import align_256, five_points, invert, warp_affine
 from mimaface.bfm_fit import FaceMotion, SourceFace, calibrate, fit
+from mimaface.config import ModelConfig
 from mimaface.d3dfr import CoefficientRegressor
 from mimaface.face_crop import follow
 from mimaface.face_mesh import FEATURES
 from mimaface.render import place_landmarks
 from mimaface.types import (
     Appearance,
+    ClipRequest,
     Condition,
     Corner,
     Floats,
@@ -50,6 +52,15 @@ class Sight:
     working_px: int
     side_px: int
     previous: Corner | None = None
+
+
+def sight_of(request: ClipRequest, config: ModelConfig) -> Sight:
+    """Return what a model's networks see of a clip."""
+    return Sight(
+        working_px=config.working_px,
+        side_px=config.square_px,
+        previous=None if request.ica is None else request.ica.corner,
+    )
 
 
 def mesh_condition(moved: MeshRender, motion: Motion, sight: Sight) -> Condition:

@@ -3,6 +3,9 @@
 The mesh moves a photo rigidly where a head is not, and a tracker is late or wrong by a pixel or
 two. Moving the render's own detail mends that without a loss of sharpness; what the render never
 showed has to be added.
+
+This works on batches of latents anywhere and can be learnt through; `mimaface.correction_loop` does
+the same to one picture in a single pass of a processor.
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@ what a clip leaves for the next is in the `ICAState` it returns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from mimaface.autoencoder import KL, TAESD, PixelUnshuffle
 from mimaface.bfm import BfmModel
 from mimaface.condition import (
-    Sight,
     face_condition,
     look_at,
     mesh_condition,
@@ -27,13 +26,14 @@ from mimaface.condition import (
     read_face,
     refine,
     shrink,
+    sight_of,
     to_images,
 )
 from mimaface.config import AttentionKernel, AutoencoderConfig, ClipEncoderConfig, ModelConfig
 from mimaface.d3dfr import CoefficientRegressor
 from mimaface.denoiser import Denoiser, predict
-from mimaface.face_crop import cut, fade, move
-from mimaface.ica import carry, warm_start
+from mimaface.face_crop import cut, fade
+from mimaface.ica import carry, last_latents, warm_start
 from mimaface.mia import PaperMIA, ReleasedMIA
 from mimaface.render import drawn
 from mimaface.schedule import denoise
@@ -51,9 +51,6 @@ from mimaface.types import (
     Stage,
 )
 
-if TYPE_CHECKING:
-    from mimaface.int8 import Int8Denoiser
-
 # Pictures that the autoencoder takes at a time: at 512x512 each fills about half a GiB in it.
 MOST_PICTURES: Final = 8
 
@@ -67,7 +64,6 @@ class Generator(nn.Module):
     Attributes:
         config: the model's shape.
         face_model: the official face model, where the condition is its render.
-        int8: the form of MIA and denoiser for clips of one frame on a CPU, where that is used.
     """
 
     def __init__(self, config: ModelConfig, *, attention: AttentionKernel = "sdpa") -> None:
@@ -75,7 +71,6 @@ class Generator(nn.Module):
         super().__init__()
         self.config = config
         self.face_model: BfmModel | None = None
-        self.int8: Int8Denoiser | None = None
         self.regressor: CoefficientRegressor | None = None
         self.encoder: ClipIdentityEncoder | PatchEncoder
         self.mia: ReleasedMIA | PaperMIA
@@ -147,7 +142,7 @@ class Generator(nn.Module):
         Carried frames come first in every array over F; their pictures were shown already.
         """
         form, steps, new_frames = self.config.ica, requests[0].steps, len(requests[0].motion)
-        features = [self._features(request) for request in requests]
+        features = [features_of(request, self.config) for request in requests]
         states = [request.ica for request in requests if request.ica is not None]
 
         # The motion as pictures of the moved source, and as signals.
@@ -173,24 +168,19 @@ class Generator(nn.Module):
 
         # Appearance and identity, modulated by the motion.
         with stage("tokens"):
-            source_tokens = self._batch([each.tokens for each in features])
-            denoiser: Callable[[Tensor, Tensor, Tensor], Tensor] = self.denoiser
-            if self.int8 and render.shape[1] == 1:
-                denoiser, tokens = partial(self.int8, signals=signals), source_tokens
-            else:
-                read = [
-                    source_tokens,
-                    self._batch([each.identity for each in features]),
-                    self._batch([each.coefficients for each in features]),
-                    signals,
-                ]
-                tokens = self.mia(*(each.to(self.dtype) for each in read))  # [B, F, L, D]
+            read = [
+                self._batch([each.tokens for each in features]),
+                self._batch([each.identity for each in features]),
+                self._batch([each.coefficients for each in features]),
+                signals,
+            ]
+            tokens = self.mia(*(each.to(self.dtype) for each in read))  # [B, F, L, D]
 
         with stage("denoise"):
             sampling = self.config.samplings[steps]
             network = partial(
                 predict,
-                denoiser,
+                self.denoiser,
                 condition=torch.cat([render, carried], dim=2).to(self.dtype),
                 tokens=tokens,
                 guidance=sampling.guidance,
@@ -233,15 +223,16 @@ class Generator(nn.Module):
         if self.config.ica == "overlap":
             return None
         kept = slice(-self.config.carried_frames, None)
-        seen, corner = look_at(moved, self._sight(request))
+        seen, corner = look_at(moved, sight_of(request, self.config))
         latents = self._encode(to_images(seen[kept])[None])
         signals = self._batch([pack_motion(request.motion[kept])])
         return self._leave(request, latents[0], latents[0], signals[0], corner)
 
     def _condition(self, request: ClipRequest) -> Condition:
-        face = self._features(request).face
+        face = features_of(request, self.config).face
         if face is None or self.face_model is None:
-            return mesh_condition(drawn(request), request.motion, self._sight(request))
+            sight = sight_of(request, self.config)
+            return mesh_condition(drawn(request), request.motion, sight)
         return face_condition(
             request.appearance,
             self.face_model,
@@ -251,20 +242,14 @@ class Generator(nn.Module):
             device=self.device,
         )
 
-    def _sight(self, request: ClipRequest) -> Sight:
-        return Sight(
-            working_px=self.config.working_px,
-            side_px=self.config.square_px,
-            previous=None if request.ica is None else request.ica.corner,
-        )
-
     def _carried(self, states: Sequence[ICAState], corners: Sequence[Corner]) -> Tensor:
-        # Latents of the previous clips, as the squares of the new ones show them.
-        cell_px, rows = self.config.autoencoder.factor, []
-        for state, (x, y) in zip(states, corners, strict=True):
-            by = (x - state.corner[0]) // cell_px, (y - state.corner[1]) // cell_px
-            rows.append(state.latents if by == (0, 0) else move(state.latents, by))
-        return self._batch(rows)
+        cell_px = self.config.autoencoder.factor
+        return self._batch(
+            [
+                last_latents(state, corner, cell_px=cell_px)
+                for state, corner in zip(states, corners, strict=True)
+            ]
+        )
 
     def _source(self, features: Sequence[SourceFeatures], corners: Sequence[Corner]) -> Tensor:
         cell_px, side_px = self.config.autoencoder.factor, self.config.square_px
@@ -274,15 +259,6 @@ class Generator(nn.Module):
                 for each, corner in zip(features, corners, strict=True)
             ]
         )
-
-    def _features(self, request: ClipRequest) -> SourceFeatures:
-        features, size_px = request.appearance.features, self.config.size_px
-        if features is None or len(request.appearance.source) != size_px:
-            raise ValueError(f"the source was not encoded by this model at {size_px} pixels")
-        state, cells = request.ica, self.config.square_px // self.config.autoencoder.factor
-        if state is not None and state.latents.shape[1:] != (len(features.latents), cells, cells):
-            raise ValueError("the ICA state is another model's")
-        return features
 
     def _leave(
         self,
@@ -301,7 +277,7 @@ class Generator(nn.Module):
             latents=last(latents),
             signals=signals[-self.config.carried_frames :].cpu().numpy(),
             render_latents=last(render) if self.config.ica == "overlap" else None,
-            next_frame=_next_frame(request) + len(request.motion),
+            next_frame=next_frame(request) + len(request.motion),
             corner=corner,
         )
 
@@ -344,7 +320,7 @@ def draw_noise(requests: Sequence[ClipRequest], draw: int, *, like: Tensor) -> T
             like.shape[2:], dtype=np.float32
         )
         for request in requests
-        for last in [_next_frame(request) + len(request.motion)]
+        for last in [next_frame(request) + len(request.motion)]
         for frame in range(last - frames, last)
     ]
     return torch.from_numpy(np.stack(noise)).reshape(like.shape).to(like)
@@ -359,5 +335,21 @@ def build_autoencoder(config: AutoencoderConfig) -> KL | TAESD | PixelUnshuffle:
     return PixelUnshuffle(config.factor)
 
 
-def _next_frame(request: ClipRequest) -> int:
+def features_of(request: ClipRequest, config: ModelConfig) -> SourceFeatures:
+    """Return what a model's generator knows of a request's source.
+
+    Raises:
+        ValueError: source or ICA state are another model's.
+    """
+    features, size_px = request.appearance.features, config.size_px
+    if features is None or len(request.appearance.source) != size_px:
+        raise ValueError(f"the source was not encoded by this model at {size_px} pixels")
+    state, cells = request.ica, config.square_px // config.autoencoder.factor
+    if state is not None and state.latents.shape[1:] != (len(features.latents), cells, cells):
+        raise ValueError("the ICA state is another model's")
+    return features
+
+
+def next_frame(request: ClipRequest) -> int:
+    """Return the number of a clip's first new frame, counted from the session's first."""
     return 0 if request.ica is None else request.ica.next_frame

@@ -163,7 +163,8 @@ class PaperMIA(nn.Module):
             [self.project[name](values) for name, values in by_name.items()], dim=2
         )
         motion = rearrange(motion, "b f s d -> (b f) s d")
-        class_token, patches = repeat(source, "b l d -> (b f) l d", f=frames).tensor_split([1], 1)
+        tokens = repeat(source, "b l d -> (b f) l d", f=frames)
+        class_token, patches = torch.split(tokens, [1, source.shape[1] - 1], dim=1)
         for modulation in self.modulations:
             patches = modulation(patches, motion)
         tokens = self.adapter(torch.cat([class_token, patches], dim=1))

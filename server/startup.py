@@ -47,7 +47,7 @@ def load_model(config: ServerConfig) -> Model:
         weights = "none"  # nothing else is needed
     model = load(config.model, size_px=config.size_px, weights=weights)
     model.check_steps(config.steps)
-    if model.generator is not None and model.generator.int8 is None:
+    if model.generator is not None and model.one_frame is None:
         import torch
 
         # A core stays free for tracking and encoding: torch's threads wait for the slowest one.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -13,6 +15,7 @@ from mimaface.correction import (
     displace,
     settle,
 )
+from mimaface.correction_loop import correct_picture
 
 FACTOR, SIDE = 4, 32
 CHANNELS = 3 * FACTOR**2
@@ -96,3 +99,17 @@ def test_a_displacement_can_be_learnt() -> None:
         optimizer.step()
     middle = displacement.detach()[..., 2:-2, 2:-2]
     assert float((middle - 0.3).abs().mean()) < 0.05
+
+
+@pytest.mark.parametrize("far", [0.0, 0.5, 20.0])  # cells: the last leads out of the picture
+def test_the_loop_does_to_a_picture_what_is_done_to_its_latents(far: float) -> None:
+    draw, pixels = np.random.default_rng(0), PixelUnshuffle(FACTOR)
+    picture = draw.integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+    correction = draw.normal(size=(CHANNELS + DISPLACEMENT, CELLS, CELLS)).astype(np.float32)
+    correction[CHANNELS:] *= far
+    images = torch.from_numpy(picture).permute(2, 0, 1)[None] / 127.5 - 1
+    wanted = correct(pixels.encode(images)[:, None], torch.from_numpy(correction)[None, None])[:, 0]
+    latents, change = correct_picture(picture, correction)
+    np.testing.assert_allclose(latents, wanted[0], atol=1e-4)
+    shown = pixels.decode(wanted)[0].clamp(-1, 1).permute(1, 2, 0).numpy()
+    np.testing.assert_allclose(picture + change, (shown + 1) * 127.5, atol=0.01)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -9,10 +10,11 @@ import numpy as np
 import pytest
 
 from mimaface.animate import Model, animate, built_in_weights, encode_source, load
+from mimaface.evaluation.ablation import Zeroed, without
 from mimaface.evaluation.metrics import sharpness
 from mimaface.evaluation.scripted import scripted_motion
 from mimaface.generator import Generator
-from mimaface.int8 import Int8Denoiser
+from mimaface.int8 import Int8Graph
 from mimaface.photo import built_in_portraits
 from mimaface.training.export import compare
 from mimaface.types import ClipRequest, Pixels
@@ -65,7 +67,7 @@ def test_they_are_the_default_and_run_in_int8_on_a_processor() -> None:
 
 
 def test_int8_is_near_float32() -> None:
-    graph = Int8Denoiser(weights().with_suffix(".onnx"), weights=weights(), threads=1)
+    graph = Int8Graph(weights().with_suffix(".onnx"), weights=weights(), threads=1)
     difference = compare(generator(), graph, frames=8, steps=1)
     assert difference.mean < 0.5, "levels of 255"
     assert difference.most <= 24
@@ -81,3 +83,17 @@ def test_they_correct_the_render_and_keep_it_sharp_and_steady(steps: int) -> Non
         assert 0.75 < np.mean(ratios) < 1.25
         still = np.abs(np.diff(made.astype(int), axis=0)).mean()
         assert still < 1.1 * np.abs(np.diff(bare.astype(int), axis=0)).mean()
+
+
+@pytest.mark.parametrize("zeroed", ["motion", "identity"])
+def test_an_ablation_reaches_what_they_make_on_a_processor(zeroed: Zeroed) -> None:
+    appearance = encode_source(model(), built_in_portraits()[0])
+    request = ClipRequest(appearance=appearance, motion=scripted_motion(20)[19:], steps=1)
+    float32 = replace(model(), one_frame=None)
+    [[whole], [same], [blind]] = (
+        animate(each, [request]) for each in (model(), float32, without(model(), zeroed))
+    )
+    rounded, missed = (
+        np.abs(clip.pixels.astype(int) - whole.pixels).mean() for clip in (same, blind)
+    )
+    assert missed > 2 * rounded, "more than int8 rounds"

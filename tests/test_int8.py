@@ -1,4 +1,4 @@
-"""The int8 form of the denoiser: what it says, and when it is used."""
+"""Clips of one frame on a CPU: what their networks say in int8, and when they are used."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,14 @@ import onnx
 import pytest
 import torch
 
-from mimaface.animate import Model, Precision, animate, encode_source, load
+from mimaface.animate import Model, Precision, animate, encode_source, load, unwatched
 from mimaface.config import CONFIGS, from_json
 from mimaface.errors import WeightsError
 from mimaface.evaluation.scripted import scripted_motion
 from mimaface.generator import Generator
-from mimaface.int8 import INPUTS, Int8Denoiser
-from mimaface.training.export import OneFrame, compare, record, ship
+from mimaface.int8 import WEIGHTS_KEY, Int8Graph, sha256
+from mimaface.one_frame import OneFrame
+from mimaface.training.export import OneFrameNetworks, compare, run_in_torch, ship
 from mimaface.types import ClipRequest
 from mimaface.weights import CONFIG_KEY, randomize, read, save
 
@@ -55,23 +57,39 @@ def generator_of(model: Model) -> Generator:
     return model.generator
 
 
-def test_the_folded_network_computes_the_same() -> None:
-    config = replace(CONFIGS["tiny"], size_px=64)
-    generator = with_statistics(randomize(config))
+# The networks' square is all of the picture, or moves in the 18th frame, or is enlarged.
+@pytest.mark.parametrize(("size_px", "frames", "steps"), [(64, 3, 2), (256, 20, 1), (512, 3, 1)])
+def test_clips_of_one_frame_are_those_of_the_generator(
+    size_px: int, frames: int, steps: int
+) -> None:
+    generator = with_statistics(randomize(replace(CONFIGS["tiny"], size_px=size_px)))
     generator.place(torch.device("cpu"), torch.float32)
-    folded = OneFrame(generator)
-    for inputs in record(generator, frames=2):
-        noisy, timestep, source, signals = (torch.from_numpy(inputs[name]) for name in INPUTS)
-        with torch.inference_mode():
-            tokens = generator.mia(source, torch.empty(0), torch.empty(0), signals[:, None])
-            whole = generator.denoiser(noisy[:, :, None], timestep, tokens)
-            correction = folded(noisy, timestep, source, signals)
-        torch.testing.assert_close(correction, whole[:, :, 0], atol=1e-5, rtol=1e-5)
+    networks = partial(run_in_torch, OneFrameNetworks(generator))
+    difference = compare(generator, networks, frames=frames, steps=steps)
+    assert difference.mean < 0.001, "levels of 255"
+    assert difference.most <= 1
+
+
+def test_a_clip_that_is_no_numbers_says_so(shipped: Path, portrait: Path) -> None:
+    model = load("tiny", weights=shipped, device="cpu", precision="float32")
+    config = model.config
+    cells = config.square_px // config.autoencoder.factor
+    said = np.zeros((config.autoencoder.channels + 2, cells, cells), np.float32)
+    request = ClipRequest(
+        appearance=encode_source(model, portrait), motion=scripted_motion(1), steps=1
+    )
+    assert OneFrame(config, lambda _: said).animate(request, stage=unwatched).is_finite
+    for channel in (0, -1):  # what is added, and where to look
+        for value in (np.nan, np.inf):
+            broken = said.copy()
+            broken[channel, 0, 0] = value
+            one_frame = OneFrame(config, lambda _, said=broken: said)
+            assert not one_frame.animate(request, stage=unwatched).is_finite
 
 
 def test_pixels_are_near_those_of_the_denoiser(shipped: Path) -> None:
     model = load("tiny", weights=shipped, device="cpu", precision="float32")
-    graph = Int8Denoiser(shipped.with_suffix(".onnx"), weights=shipped, threads=1)
+    graph = Int8Graph(shipped.with_suffix(".onnx"), weights=shipped, threads=1)
     difference = compare(generator_of(model), graph, frames=2, steps=1)
     assert 0 < difference.mean < MEAN_APART
     assert difference.most <= MOST_APART
@@ -88,7 +106,7 @@ def test_rows_of_a_batch_are_computed_alone(shipped: Path, portraits: list[Path]
         assert np.abs(clip.pixels.astype(int) - alone.pixels).max() <= 1
 
 
-def test_clips_of_several_frames_are_left_to_the_denoiser(shipped: Path, portrait: Path) -> None:
+def test_clips_of_several_frames_are_left_to_the_generator(shipped: Path, portrait: Path) -> None:
     models = [
         load("tiny", weights=shipped, device="cpu", precision=precision)
         for precision in ("int8", "float32")
@@ -133,13 +151,21 @@ def test_a_graph_that_cannot_be_used_is_named(shipped: Path, tmp_path: Path) -> 
     weights = tmp_path / "tiny.safetensors"
     shutil.copy(shipped, weights)
     assert load("tiny", weights=weights, device="cpu").precision == "float32"
-    with pytest.raises(WeightsError, match=r"no int8 denoiser .*: make it with python -m"):
+    with pytest.raises(WeightsError, match=r"no int8 graph .*: make it with python -m"):
         load("tiny", weights=weights, device="cpu", precision="int8")
     weights.with_suffix(".onnx").write_bytes(b"no graph")
     with pytest.raises(WeightsError, match="cannot be read as ONNX"):
         load("tiny", weights=weights, device="cpu")
     shutil.copy(shipped.with_suffix(".onnx"), tmp_path)
     load("tiny", weights=weights, device="cpu")
+    graph = onnx.load(weights.with_suffix(".onnx"))
+    del graph.graph.input[-1], graph.graph.node[:], graph.graph.initializer[:]
+    graph.graph.node.append(onnx.helper.make_node("Identity", ["guess"], ["correction"]))
+    onnx.helper.set_model_props(graph, {WEIGHTS_KEY: sha256(weights)})
+    onnx.save(graph, weights.with_suffix(".onnx"))
+    with pytest.raises(WeightsError, match=r"tiny\.onnx is of another version: make it with"):
+        load("tiny", weights=weights, device="cpu")
+    shutil.copy(shipped.with_suffix(".onnx"), tmp_path)
     save(randomize(CONFIGS["tiny"], seed=1), weights)
     with pytest.raises(WeightsError, match=r"tiny\.onnx was not made from"):
         load("tiny", weights=weights, device="cpu")

@@ -41,6 +41,8 @@ class ZeroedMIA(nn.Module):
 def without(model: Model, zeroed: Zeroed) -> Model:
     """Return a model of the same networks whose MIA is told zeros instead.
 
+    It makes every clip with the networks themselves: in their int8 form MIA cannot be exchanged.
+
     Args:
         model: what `load` returned; it is not changed.
         zeroed: "motion" for the motion's signals, "identity" for the source's tokens and identity.
@@ -54,4 +56,4 @@ def without(model: Model, zeroed: Zeroed) -> Model:
     # A shallow copy shares the table of its parts; with one of its own it can be given another.
     generator._modules = dict(generator._modules)
     generator.add_module("mia", ZeroedMIA(model.generator.mia, zeroed=zeroed).eval())
-    return replace(model, generator=generator)
+    return replace(model, generator=generator, one_frame=None)

@@ -35,7 +35,7 @@ def run(args: argparse.Namespace, load: Callable[..., Model]) -> dict[str, Any]:
         args.weights = "random"  # as quick as trained ones
     model = load(decoder=args.decoder)
     if args.compile and model.generator is not None:
-        if model.generator.int8 is not None:
+        if model.one_frame is not None:
             args.usage_error("--compile is for torch: name another --precision than int8")
         model.generator.denoiser.compile(dynamic=False)
     config = model.config

@@ -1,9 +1,9 @@
 """Make what is shipped of a trained `tiny`: python -m mimaface.training.export.
 
 Two files: the weights in half precision and, beside them, MIA and the denoiser as an int8 graph for
-a CPU. The graph takes one frame of one session. Its norms are folded into the layers beside them,
-and the attention over frames, of which there is one, becomes a linear layer. How far its tensors
-reach is read off the built-in portraits, performing the scripted motion.
+a CPU (`mimaface.one_frame`). The graph takes one frame of one session. Its norms are folded into
+the layers beside them, and the attention over frames, of which there is one, becomes a linear
+layer. How far its tensors reach is read off the built-in portraits, performing the scripted motion.
 """
 
 from __future__ import annotations
@@ -23,28 +23,30 @@ from typing import Any, Final
 import numpy as np
 import onnx
 import torch
+from einops import rearrange
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
 from mimaface.animate import Model, animate, encode_source
 from mimaface.config import CONFIGS, to_json
+from mimaface.correction import settle
 from mimaface.denoiser import ClipBatchNorm
 from mimaface.errors import WeightsError
 from mimaface.evaluation.scripted import scripted_motion
 from mimaface.generator import Generator
-from mimaface.int8 import INPUTS, OUTPUT, SUFFIX, WEIGHTS_KEY, Int8Denoiser, sha256
+from mimaface.int8 import OUTPUT, SUFFIX, WEIGHTS_KEY, Int8Graph, sha256
 from mimaface.native_logs import hide_native_logs
+from mimaface.one_frame import INPUTS, Inputs, Networks, OneFrame
 from mimaface.photo import built_in_portraits
-from mimaface.types import ClipRequest, Floats
+from mimaface.schedule import add_noise
+from mimaface.types import ClipRequest, Floats, Pixels
 from mimaface.video import whole_file
 from mimaface.weights import CONFIG_KEY, read, read_notes, save
 
 OPSET: Final = 18
 FRAMES: Final = 24  # of each portrait, to calibrate
 EVERY: Final = 5  # frames of the scripted motion, so that all of it is seen
-
-Inputs = dict[str, Floats]  # of the graph, by name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,30 +91,27 @@ def ship(weights: Sequence[Path], output: Path, *, frames: int = FRAMES) -> None
     save(generator, output, dtype=torch.float16, notes=read_notes(weights[-1]))
     generator = read(output)
     generator.place(torch.device("cpu"), torch.float32)
-    export(
-        generator,
-        output.with_suffix(SUFFIX),
-        inputs=record(generator, frames=frames),
-        weights=output,
-    )
+    export(generator, output.with_suffix(SUFFIX), frames=frames, weights=output)
 
 
-def export(generator: Generator, path: Path, *, inputs: Sequence[Inputs], weights: Path) -> None:
+def export(generator: Generator, path: Path, *, frames: int, weights: Path) -> None:
     """Write the int8 graph of a generator's MIA and denoiser.
 
     Args:
         generator: its MIA must be the paper's, its denoiser residual and normalise by BatchNorm.
         path: the file.
-        inputs: to calibrate.
+        frames: of each portrait, to calibrate.
         weights: the file that the generator was read from.
     """
+    networks = OneFrameNetworks(generator)
+    inputs = record(generator, networks, frames=frames)
     example = tuple(torch.from_numpy(inputs[0][name]) for name in INPUTS)
     with TemporaryDirectory() as folder, warnings.catch_warnings():
         exact, prepared, int8 = (Path(folder) / name for name in ("exact", "prepared", "int8"))
         # Sizes become constants, as they should; the exporter's successor wants another package.
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            OneFrame(generator),
+            networks,
             example,
             exact,
             dynamo=False,
@@ -143,37 +142,37 @@ def export(generator: Generator, path: Path, *, inputs: Sequence[Inputs], weight
         partial.write_bytes(graph.SerializeToString())
 
 
-def record(generator: Generator, *, frames: int) -> list[Inputs]:
-    """Return what the networks read while the built-in portraits perform the scripted motion."""
-    read: list[Tensor] = []  # by MIA, for the clip at work
+def record(generator: Generator, networks: nn.Module, *, frames: int) -> list[Inputs]:
+    """Return what `OneFrameNetworks` read while the portraits perform the scripted motion."""
     recorded: list[Inputs] = []
 
-    def note_clip(_mia: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        source, *_, signals = (each.clone() for each in arguments)
-        read[:] = source, signals[:, 0]
+    def run(inputs: Inputs) -> Floats:
+        recorded.append(inputs)
+        return run_in_torch(networks, inputs)
 
-    def note_step(_denoiser: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        noisy, timestep, _ = (each.clone() for each in arguments)
-        rows = (noisy[:, :, 0], timestep, *read)
-        recorded.append({name: row.numpy() for name, row in zip(INPUTS, rows, strict=True)})
-
-    hooks = [
-        generator.mia.register_forward_pre_hook(note_clip),
-        generator.denoiser.register_forward_pre_hook(note_step),
-    ]
-    model = Model(config=generator.config, generator=generator)
-    for _ in roll_out(model, frames=frames, steps=list(generator.config.samplings)):
+    for _ in roll_out(generator, run, frames=frames, steps=list(generator.config.samplings)):
         pass
-    for hook in hooks:
-        hook.remove()
     return recorded
 
 
-def roll_out(model: Model, *, frames: int, steps: Sequence[int]) -> Iterator[Any]:
+@torch.inference_mode()
+def run_in_torch(networks: nn.Module, inputs: Inputs) -> Floats:
+    """Return what `OneFrameNetworks` say, as `mimaface.one_frame` asks them."""
+    correction: Floats = networks(*(torch.from_numpy(inputs[name]) for name in INPUTS)).numpy()
+    return correction
+
+
+def roll_out(
+    generator: Generator, networks: Networks | None, *, frames: int, steps: Sequence[int]
+) -> Iterator[Pixels]:
     """Yield uint8 [H, W, 3], frame by frame, of the portraits performing the scripted motion.
 
-    Each frame is carried to the next one; the numbers of steps take turns.
+    Each frame is carried to the next one; the numbers of steps take turns. With networks they make
+    the clips, and without the generator's own.
     """
+    config = generator.config
+    one_frame = None if networks is None else OneFrame(config, networks)
+    model = Model(config=config, generator=generator, one_frame=one_frame)
     script = scripted_motion(EVERY * frames)[::EVERY]
     for photo in built_in_portraits():
         appearance, ica = encode_source(model, photo), None
@@ -186,13 +185,13 @@ def roll_out(model: Model, *, frames: int, steps: Sequence[int]) -> Iterator[Any
             yield clip.pixels[0]
 
 
-def compare(generator: Generator, graph: Int8Denoiser, *, frames: int, steps: int) -> Difference:
-    """Return how far the int8 graph's roll-out is from the denoiser's own."""
-    model, pictures = Model(config=generator.config, generator=generator), []
-    for generator.int8 in (None, graph):
-        pictures.append(np.stack(list(roll_out(model, frames=frames, steps=[steps]))))
-    generator.int8 = None
-    apart = np.abs(pictures[0].astype(np.int16) - pictures[1])
+def compare(generator: Generator, networks: Networks, *, frames: int, steps: int) -> Difference:
+    """Return how far the roll-out of networks is from that of the generator's own."""
+    own, other = (
+        np.stack(list(roll_out(generator, each, frames=frames, steps=[steps])))
+        for each in (None, networks)
+    )
+    apart = np.abs(own.astype(np.int16) - other)
     return Difference(mean=float(apart.mean()), most=int(apart.max()))
 
 
@@ -219,7 +218,7 @@ def _attentions(graph: Any) -> list[str]:
     ]
 
 
-class OneFrame(nn.Module):
+class OneFrameNetworks(nn.Module):
     """A generator's MIA and denoiser for one frame of one session, folded."""
 
     def __init__(self, generator: Generator) -> None:
@@ -227,20 +226,28 @@ class OneFrame(nn.Module):
         super().__init__()
         self.mia = copy.deepcopy(generator.mia)
         self.unet = fold(copy.deepcopy(generator.denoiser.unet))
+        self.autoencoder = generator.autoencoder
 
-    def forward(self, noisy: Tensor, timestep: Tensor, source: Tensor, signals: Tensor) -> Tensor:
-        """Return the correction [1, C+2, h, w].
-
-        Args:
-            noisy: [1, 3C+1, h, w].
-            timestep: [1].
-            source: [1, L, D'], the source's tokens.
-            signals: [1, M], of the motion.
-        """
-        nothing = signals[:, :0]  # the paper's form reads no more
-        [tokens] = self.mia(source, nothing, nothing, signals[:, None])
-        [prediction] = self.unet(noisy[:, :, None], timestep, tokens, return_dict=False)
-        return prediction[:, :, 0]
+    def forward(
+        self,
+        render: Tensor,
+        guess: Tensor,
+        previous: Tensor,
+        has_previous: Tensor,
+        timestep: Tensor,
+        source: Tensor,
+        signals: Tensor,
+    ) -> Tensor:
+        """Return the correction [C+2, h, w] (`mimaface.one_frame.INPUTS` says of what)."""
+        images = rearrange(render.float(), "h w c -> 1 c h w") / 127.5 - 1
+        latents = self.autoencoder.encode(images)
+        noisy = add_noise(guess[None], torch.zeros_like(latents), timestep)
+        mask = torch.ones_like(latents[:, :1]) * has_previous
+        channels = torch.cat([noisy, latents, previous[None], mask], dim=1)
+        nothing = signals[:0]  # the paper's form reads no more
+        [tokens] = self.mia(source[None], nothing, nothing, signals[None, None])
+        [said] = self.unet(channels[:, :, None], timestep, tokens, return_dict=False)
+        return settle(rearrange(said, "b c f h w -> b f c h w"))[0, 0]
 
 
 class OneFrameAttention(nn.Module):
@@ -321,7 +328,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ship(args.weights, args.output)
     generator = read(args.output)
     generator.place(torch.device("cpu"), torch.float32)
-    graph = Int8Denoiser(args.output.with_suffix(SUFFIX), weights=args.output, threads=1)
+    graph = Int8Graph(args.output.with_suffix(SUFFIX), weights=args.output, threads=1)
     difference = compare(generator, graph, frames=FRAMES, steps=1)
     sys.stdout.write(json.dumps(asdict(difference)) + "\n")
 
