@@ -6,6 +6,7 @@ y down and z away from the camera, in head units. It knows landmarks and shapes,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -138,13 +139,13 @@ def gap(shape: Reals, contour: Contour) -> float:
     """Return how far the middle of a contour stands open, in the units of `shape` [V, 3]."""
     upper, lower = contour
     middle = slice(len(upper) // 2 - 1, len(upper) // 2 + 2)
-    spread = shape[list(lower[middle])] - shape[list(upper[middle])]
-    return float(np.linalg.norm(spread, axis=1).mean())
+    below, above = shape[list(lower[middle])].tolist(), shape[list(upper[middle])].tolist()
+    return sum(map(math.dist, below, above)) / len(below)
 
 
 def width(shape: Reals, contour: Contour) -> float:
     """Return the distance between the corners of a contour, in the units of `shape` [V, 3]."""
-    return float(np.linalg.norm(shape[contour[0][0]] - shape[contour[0][-1]]))
+    return _length(shape, contour[0][0], contour[0][-1])
 
 
 def gaze_angles(shape: Floats) -> Floats:
@@ -226,7 +227,7 @@ def shut_lips(shape: Floats) -> Floats:
 
 
 def _length(shape: Floats, start: int, end: int) -> float:
-    return float(np.linalg.norm(shape[start] - shape[end]))
+    return math.dist(shape[start].tolist(), shape[end].tolist())
 
 
 def _blend(factors: Floats, weight: Floats, target: Reals) -> None:

@@ -185,9 +185,10 @@ def soften(pixels, coverage, index, kinds, where, box):
     left, top, right, bottom = box
     around = slice(top - 1, bottom + 1), slice(left - 1, right + 1)
     hard, covered = pixels[around].copy(), coverage[around].copy()
+    is_edge = _edges(index[around], kinds, where[around])
     for y in range(top, bottom):
         for x in range(left, right):
-            if not _is_edge(index, kinds, where, y, x):
+            if not is_edge[y - top + 1, x - left + 1]:
                 continue
             r = g = b = a = np.int32(8)
             for row in range(3):
@@ -203,20 +204,28 @@ def soften(pixels, coverage, index, kinds, where, box):
 
 
 @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
-def _is_edge(index, kinds, where, y, x):
-    """Return whether a sample and one of its neighbours show what does not lie together."""
-    t = index[y, x]
-    here = t >= 0 and kinds[t] > SURROUND
-    for row, column in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)):
-        other = index[row, column]
-        if other == t:
-            continue
-        if (other >= 0 and kinds[other] > SURROUND) != here:
-            return True
-        across = abs(where[row, column, 0] - where[y, x, 0])
-        if across + abs(where[row, column, 1] - where[y, x, 1]) > APART:
-            return True
-    return False
+def _edges(index, kinds, where):
+    """Return where a sample and one beside it show what does not lie together, [H, W]."""
+    height, width = index.shape
+    edges = np.zeros((height, width), np.bool_)
+    for y in range(height):
+        for x in range(width):
+            for row, column in ((y, x + 1), (y + 1, x)):
+                if row == height or column == width or index[y, x] == index[row, column]:
+                    continue
+                if _is_apart(index, kinds, where, y, x, row, column):
+                    edges[y, x] = edges[row, column] = True
+    return edges
+
+
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def _is_apart(index, kinds, where, y, x, row, column):
+    """Return whether two samples in different triangles show what does not lie together."""
+    one, other = index[y, x], index[row, column]
+    if (one >= 0 and kinds[one] > SURROUND) != (other >= 0 and kinds[other] > SURROUND):
+        return True
+    across = abs(where[row, column, 0] - where[y, x, 0])
+    return across + abs(where[row, column, 1] - where[y, x, 1]) > APART
 
 
 @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")

@@ -8,6 +8,7 @@ and a mouth interior, and rings around it that carry hair, ears, neck and should
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -228,7 +229,7 @@ def _move(mesh: SourceMesh, motion: Motion, frame: int) -> _Placed:
     eye_frames, irises = np.empty((2, 2, 3), np.float32), np.empty((2, 5), np.float32)
     for side, eye in enumerate(EYES):
         shut = 1 - gap(shape, eye) / mesh.openings[side]
-        bare[:VERTICES] += nearness(eye, reach=0.12) * np.clip(shut, 0, 1)
+        bare[:VERTICES] += nearness(eye, reach=0.12) * min(max(shut, 0.0), 1.0)
         plate = mesh.eyeballs[side]
         eye_frames[side] = _to_texels(
             eye_frame(points, head_to_camera, mesh.shape, scale, eye), plate
@@ -264,7 +265,7 @@ def _hold_rim(face: Floats, rest: Floats) -> Floats:
 
 
 def _length(vectors: Floats) -> Floats:
-    length: Floats = np.linalg.norm(vectors, axis=-1)
+    length: Floats = np.sqrt(np.einsum("...i,...i->...", vectors, vectors))
     return length
 
 
@@ -290,9 +291,11 @@ def _move_rings(
 
 def project(points: Reals, origin: NDArray[np.float64], scale: float) -> Floats:
     """Project camera space [.., 3] to pixels and depth, in perspective around the head."""
+    projected = np.empty(points.shape, np.float32)
     depth = CAMERA_DISTANCE + points[..., 2:]
-    xy = origin + scale * points[..., :2] * (CAMERA_DISTANCE / depth)
-    return np.concatenate([xy, depth], axis=-1).astype(np.float32)
+    projected[..., :2] = origin + scale * points[..., :2] * (CAMERA_DISTANCE / depth)
+    projected[..., 2:] = depth
+    return projected
 
 
 def unproject(pixels: Reals, origin: NDArray[np.float64], scale: float) -> Floats:
@@ -312,7 +315,7 @@ def eye_frame(
     """
     left, right = points[eye[0][0], :2], points[eye[0][-1], :2]
     down = head_to_camera[:2, 1] * scale * width(shape, eye)
-    return np.column_stack([right - left, down, (left + right) / 2])
+    return np.array([right - left, down, (left + right) / 2]).T
 
 
 def mouth_anchors(neutral: Floats, shape: Floats) -> tuple[Floats, Floats]:
@@ -336,26 +339,34 @@ def mouth_frame(
     anchor: Reals, head_to_camera: NDArray[np.float64], origin: NDArray[np.float64], scale: float
 ) -> NDArray[np.float64]:
     """Return the map [2, 3] from mouth coordinates, head units around a lip's middle, to pixels."""
-    x, y, _ = project(head_to_camera @ anchor, origin, scale)
-    return np.column_stack([head_to_camera[:2, :2] * scale, (x, y)])
+    frame = np.empty((2, 3))
+    frame[:, :2] = head_to_camera[:2, :2] * scale
+    frame[:, 2] = project(head_to_camera @ anchor, origin, scale)[:2]
+    return frame
 
 
 def _to_texels(frame: NDArray[np.float64], plate: Plate) -> NDArray[np.float64]:
     # frame maps units to pixels; invert it and go on from units to texels. Two by two by hand:
     # LAPACK would wake its threads for it.
-    (a, b, x), (c, d, y) = frame
-    inverse = np.array([[d, -b], [-c, a]]) / (a * d - b * c)
-    shift = -inverse @ (x, y) - (plate.left, plate.top)
-    return np.column_stack([inverse, shift]) * plate.per_unit
+    (a, b, x), (c, d, y) = frame.tolist()
+    per_unit, area = plate.per_unit, a * d - b * c
+    inverse = [[d / area, -b / area], [-c / area, a / area]]
+    shifts = [-row[0] * x - row[1] * y for row in inverse]
+    return per_unit * np.array(
+        [[*inverse[0], shifts[0] - plate.left], [*inverse[1], shifts[1] - plate.top]]
+    )
 
 
 def _iris(mesh: SourceMesh, side: int, gaze: Floats) -> NDArray[np.float64]:
-    plate = mesh.eyeballs[side]
-    own = mesh.gaze[2 * side : 2 * side + 2]
-    turned = own + np.clip(gaze * GAZE_GAIN, -np.array(MOST_GAZE), MOST_GAZE)
-    shift = EYEBALL_RADIUS_PER_EYE_WIDTH * (np.sin(turned) - np.sin(own))
-    centre = EYEBALL_RADIUS_PER_EYE_WIDTH * np.sin(own) - (plate.left, plate.top)
-    return np.concatenate([centre, shift, [IRIS_RADIUS_PER_EYE_WIDTH]]) * plate.per_unit
+    plate, radius = mesh.eyeballs[side], EYEBALL_RADIUS_PER_EYE_WIDTH
+    at_rest, shift = [], []
+    for axis in range(2):
+        own, most = float(mesh.gaze[2 * side + axis]), MOST_GAZE[axis]
+        turned = own + min(max(GAZE_GAIN[axis] * float(gaze[axis]), -most), most)
+        at_rest.append(radius * math.sin(own))
+        shift.append(radius * (math.sin(turned) - math.sin(own)))
+    centre = at_rest[0] - plate.left, at_rest[1] - plate.top
+    return plate.per_unit * np.array([*centre, *shift, IRIS_RADIUS_PER_EYE_WIDTH])
 
 
 def _around(points: Floats, samples: int) -> tuple[int, int, int, int]:
