@@ -103,16 +103,24 @@ def fit_pose(points: Reals) -> Pose:
     Weighted least squares with scale over the vertices that expression does not move
     (S. Umeyama, Least-squares estimation of transformation parameters, TPAMI 1991).
     """
-    face = canonical_face()
-    weights = face.rigidity / face.rigidity.sum()
-    mean_from, mean_to = weights @ face.vertices, weights @ points
-    centred = face.vertices - mean_from
-    covariance = (points - mean_to).T @ (centred * weights[:, None])
-    u, singular, vt = np.linalg.svd(covariance)
+    weights, mean_from, weighted, spread = _rigid_face()
+    mean_to = weights @ points
+    u, singular, vt = np.linalg.svd(points.T @ weighted)
     signs = np.array([1.0, 1.0, np.sign(np.linalg.det(u @ vt))])
     rotation = (u * signs) @ vt
-    scale = float((singular * signs).sum() / (weights @ (centred**2).sum(1)))
+    scale = float((singular * signs).sum() / spread)
     return Pose(rotation, mean_to - scale * rotation @ mean_from, scale)
+
+
+@cache
+def _rigid_face() -> tuple[Floats, Floats, Floats, float]:
+    # Weights of the vertices [V], the vertices' mean [3], these around it times their weights
+    # [V, 3], which sum up to nothing, and their mean square.
+    face = canonical_face()
+    weights = face.rigidity / face.rigidity.sum()
+    mean = weights @ face.vertices
+    centred = face.vertices - mean
+    return weights, mean, centred * weights[:, None], float(weights @ (centred**2).sum(1))
 
 
 def rotation_matrix(angles: Reals) -> NDArray[np.float64]:
