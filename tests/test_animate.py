@@ -55,7 +55,7 @@ def test_a_device_without_memory_says_so_and_goes_on(portrait: Path) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         yield
 
-    model = load("tiny")
+    model = load("tiny", precision="float32")
     source = encode_source(model, portrait)
     request = ClipRequest(appearance=source, motion=scripted_motion(1), steps=1)
     with pytest.raises(MemoryError, match="no memory left for 2 clips"):
