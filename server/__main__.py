@@ -25,8 +25,9 @@ from server.rtc_patches import apply_patches
 from server.startup import load_model
 
 _UNREAD_MS: Final = 20_000
-# A clip's thread lets the interpreter go with every operation, and may wait so long for it then.
-_SWITCH_S: Final = 0.0001
+# Who lets the interpreter go, as a clip's thread does a few times, may wait so long for it then.
+# With a tenth of it threads take so many turns that fewer frames are made.
+_SWITCH_S: Final = 0.001
 
 
 class _Server(uvicorn.Server):
