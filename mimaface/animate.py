@@ -244,21 +244,19 @@ def animate(
     clips: dict[int, Clip] = {}
     for rows in _alike(requests):
         group = [requests[row] for row in rows]
-        if model.generator is not None and group[0].steps:
-            made = _denoise(model, model.generator, group, stage)
-        else:
+        if model.generator is None or not group[0].steps:
             made = [_draw(model, request) for request in group]
+        elif model.one_frame is not None and len(group[0].motion) == 1:
+            made = [model.one_frame.animate(request, stage=stage) for request in group]
+        else:
+            made = _denoise(model.generator, group, stage)
         clips.update(zip(rows, made, strict=True))
     return [clips[row] for row in range(len(requests))]
 
 
-def _denoise(
-    model: Model, generator: Generator, group: Sequence[ClipRequest], stage: Stage
-) -> list[Clip]:
+def _denoise(generator: Generator, group: Sequence[ClipRequest], stage: Stage) -> list[Clip]:
     import torch
 
-    if model.one_frame is not None and len(group[0].motion) == 1:
-        return [model.one_frame.animate(request, stage=stage) for request in group]
     try:
         return generator.animate(group, stage=stage)
     except torch.OutOfMemoryError:

@@ -1,8 +1,8 @@
 """Clips of one frame on a CPU: what `Generator.animate` makes, in two calls a denoising step.
 
-The networks and all that is linear around them are one graph, what they say is done to the picture
-by one compiled loop. A clip that is made so needs Python's lock a few times, not a hundred: where
-other threads want it too, waiting for it can take longer than the networks do.
+The networks and what prepares their inputs are one graph; what they say is done to the picture by
+one compiled loop. A clip that is made so needs Python's lock less often: where other threads want
+it too, waiting for it can take as long as the networks do.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ Inputs = Mapping[str, NDArray[Any]]  # of the networks, by name
 Networks = Callable[[Inputs], Floats]  # -> [C + 2, h, w], the correction without small additions
 
 # render uint8 [H, W, 3]; guess and previous [C, h, w], clean latents of this frame and the last;
-# has_previous [1], 1 or 0 (then previous is not read); timestep [1]; source [L, D'], its tokens;
-# signals [M], of the motion.
+# has_previous [1], 1, or 0 for first clips, whose previous is zeros; timestep [1]; source [L, D'],
+# its tokens; signals [M], of the motion.
 INPUTS: Final = (
     "render", "guess", "previous", "has_previous", "timestep", "source", "signals",
 )  # fmt: skip

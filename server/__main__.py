@@ -25,8 +25,8 @@ from server.rtc_patches import apply_patches
 from server.startup import load_model
 
 _UNREAD_MS: Final = 20_000
-# Who lets the interpreter go, as a clip's thread does a few times, may wait so long for it then.
-# With a tenth of it threads take so many turns that fewer frames are made.
+# Who lets the interpreter go, as threads do while they compute, may wait so long for it then. With
+# a tenth of it they take so many turns that fewer frames are made.
 _SWITCH_S: Final = 0.001
 
 
