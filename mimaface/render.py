@@ -350,6 +350,8 @@ def _to_texels(frame: NDArray[np.float64], plate: Plate) -> NDArray[np.float64]:
     # LAPACK would wake its threads for it.
     (a, b, x), (c, d, y) = frame.tolist()
     per_unit, area = plate.per_unit, a * d - b * c
+    if area == 0:
+        raise ValueError("the motion, or the portrait's mesh, leaves an eye or the mouth no width")
     inverse = [[d / area, -b / area], [-c / area, a / area]]
     shifts = [-row[0] * x - row[1] * y for row in inverse]
     return per_unit * np.array(

@@ -311,6 +311,15 @@ def test_motion_that_leads_nowhere_is_an_error(appearance: Appearance, far: floa
         draw(appearance, nowhere)
 
 
+def test_an_eye_without_width_is_one_error(appearance: Appearance) -> None:
+    (left, *_, right), _ = EYES[0]
+    shape, proportions = appearance.mesh.shape.copy(), appearance.mesh.proportions.copy()
+    shape[left], proportions[left] = shape[right], proportions[right]
+    mesh = replace(appearance.mesh, shape=shape, proportions=proportions)
+    with pytest.raises(ValueError, match="leaves an eye or the mouth no width"):
+        render(mesh, pose())
+
+
 def test_wild_motion_still_gives_a_picture(appearance: Appearance) -> None:
     wild = replace(
         pose(turn=(3.0, -9.0, 2.0), gaze=7.0, jawOpen=20.0),
