@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Final, Literal, get_args
 from mimaface.appearance import encode_photo
 from mimaface.config import AUTOENCODERS, CONFIGS, AttentionKernel, Decoder, ModelConfig
 from mimaface.errors import SourceImageError, UnsupportedStepsError, WeightsError
+from mimaface.frame_generator import FrameGenerator
 from mimaface.render import drawn, render
 from mimaface.types import (
     Appearance,
@@ -25,16 +27,17 @@ from mimaface.types import (
     Stage,
     is_finite,
 )
+from mimaface.weight_notes import read_config
 
 if TYPE_CHECKING:
     from mimaface.generator import Generator
-    from mimaface.one_frame import OneFrame
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 
 ASSETS: Final = Path(__file__).parent / "assets"
-MOST_THREADS: Final = 4  # of the int8 graph; more of them wait for each other
+MOST_THREADS: Final = 4  # of the int8 graphs; more of them wait for each other
+GPU_DRIVERS: Final = (Path("/dev/nvidiactl"), Path("/dev/dxg"), Path("/dev/kfd"))  # dxg is WSL's
 
 
 def unwatched(_name: str) -> AbstractContextManager[None]:
@@ -48,13 +51,12 @@ class Model:
 
     Attributes:
         config: its shape.
-        generator: its networks; None where only the condition render is drawn.
-        one_frame: their form for clips of one frame on a CPU, where that is used.
+        generator: its networks, in torch or in their form for a CPU; None where only the condition
+            render is drawn.
     """
 
     config: ModelConfig
-    generator: Generator | None
-    one_frame: OneFrame | None = None
+    generator: Generator | FrameGenerator | None
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -71,7 +73,21 @@ class Model:
         """Of what works for every clip; None without a generator."""
         if self.generator is None:
             return None
-        return "int8" if self.one_frame else str(self.generator.dtype).removeprefix("torch.")
+        if isinstance(self.generator, FrameGenerator):
+            return "int8"
+        return str(self.generator.dtype).removeprefix("torch.")
+
+    @property
+    def needs_torch(self) -> bool:
+        """Whether torch makes its clips."""
+        return self.generator is not None and not isinstance(self.generator, FrameGenerator)
+
+    @property
+    def is_on_gpu(self) -> bool:
+        """Whether a GPU makes its clips."""
+        if self.generator is None or isinstance(self.generator, FrameGenerator):
+            return False
+        return self.generator.device.type == "cuda"
 
     @property
     def has_matte(self) -> bool:
@@ -116,8 +132,7 @@ def load(
             trained. With "none" the model draws its mesh and does no denoising steps.
         device: where the generator runs; auto is the GPU if there is one.
         precision: of what works for every clip. auto is bfloat16 on a GPU, and on a CPU int8
-            where a graph of the networks lies beside the weights (`mimaface.int8`), else float32.
-            With int8, torch is left one thread in this process.
+            where graphs of the networks lie beside the weights (`mimaface.int8`), else float32.
         attention: kernel of the spatial attentions; xformers is an optional package for GPUs.
         decoder: of a generator that was never trained; files hold their own.
 
@@ -140,14 +155,9 @@ def load(
         weights = built_in_weights(name) or "none"
     if weights == "none" and device != "cuda":
         return Model(config=config, generator=None)
-    # torch and diffusers take seconds to import and are not needed to draw a mesh.
-    import torch
-
-    from mimaface.weights import randomize, read
-
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
+        device = "cuda" if _find_gpu() else "cpu"
+    elif device == "cuda" and not _find_gpu():
         raise ValueError("there is no GPU that this torch can use: choose device 'cpu'")
     if device == "cpu" and attention == "xformers":
         raise ValueError("xformers has kernels for GPUs only: choose attention 'sdpa'")
@@ -155,30 +165,17 @@ def load(
         return Model(config=config, generator=None)
     if precision == "int8" and (device != "cpu" or weights == "random"):
         raise ValueError("int8 is a form of trained weights for the CPU: choose float32")
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    if precision in ("float32", "bfloat16", "float16"):
-        dtype = getattr(torch, precision)
-    one_frame = None
-    if weights == "random":
-        generator = randomize(config, attention=attention)
-    else:
-        generator = read(weights, attention=attention)
-        if generator.config.name != name:
-            raise WeightsError(f"{weights} holds the model {generator.config.name}, not {name}")
-        generator.config = _resized(generator.config, size_px)
+    if weights != "random":
+        config = _resized(read_config(weights), size_px)
+        if config.name != name:
+            raise WeightsError(f"{weights} holds the model {config.name}, not {name}")
         if device == "cpu" and precision in ("auto", "int8"):
-            one_frame = _read_int8(generator.config, weights, is_wanted=precision == "int8")
-        if one_frame is not None:
-            # Little is left for torch, whose threads would wait for each other at every layer.
-            torch.set_num_threads(1)
-    try:
-        generator.place(torch.device(device), dtype)
-    except torch.OutOfMemoryError as error:
-        raise WeightsError(
-            f"model {name} does not fit into the GPU's memory: choose a lower precision, or "
-            "device 'cpu'"
-        ) from error
-    return Model(config=generator.config, generator=generator, one_frame=one_frame)
+            in_int8 = _read_int8(config, weights, is_wanted=precision == "int8")
+            if in_int8 is not None:
+                return Model(config=config, generator=in_int8)
+    return Model(
+        config=config, generator=_read_torch(config, weights, device, precision, attention)
+    )
 
 
 def built_in_weights(name: str) -> Path | None:
@@ -222,7 +219,7 @@ def animate(
 ) -> list[Clip]:
     """Make the clips of several sessions; none depends on which others are in the batch.
 
-    Requests of the same shape share one forward pass of the generator (`Generator.animate`). With
+    Requests of the same shape share one forward pass of torch (`Generator.animate`). With
     no denoising steps the mesh render is the avatar.
 
     Args:
@@ -246,8 +243,8 @@ def animate(
         group = [requests[row] for row in rows]
         if model.generator is None or not group[0].steps:
             made = [_draw(model, request) for request in group]
-        elif model.one_frame is not None and len(group[0].motion) == 1:
-            made = [model.one_frame.animate(request, stage=stage) for request in group]
+        elif isinstance(model.generator, FrameGenerator):
+            made = model.generator.animate(group, stage=stage)
         else:
             made = _denoise(model.generator, group, stage)
         clips.update(zip(rows, made, strict=True))
@@ -292,25 +289,62 @@ def _alike(requests: Sequence[ClipRequest]) -> Iterator[list[int]]:
     yield from groups.values()
 
 
-def _read_int8(config: ModelConfig, weights: Path, *, is_wanted: bool) -> OneFrame | None:
-    # With the graph beside the weights, where that fits the size of the pictures.
-    from mimaface.int8 import SUFFIX, Int8Graph
-    from mimaface.one_frame import OneFrame
+def _find_gpu() -> bool:
+    # To import torch takes seconds: it is asked only where there is a GPU's driver.
+    if sys.platform == "linux" and not any(path.exists() for path in GPU_DRIVERS):
+        return False
+    import torch
 
-    path = weights.with_suffix(SUFFIX)
-    if not is_wanted and not path.is_file():
+    return torch.cuda.is_available()
+
+
+def _read_int8(config: ModelConfig, weights: Path, *, is_wanted: bool) -> FrameGenerator | None:
+    # With the graphs beside the weights, where they fit the size of the pictures.
+    from mimaface.int8 import FRAME_SUFFIX, Int8Networks
+
+    if not is_wanted and not weights.with_suffix(FRAME_SUFFIX).is_file():
         return None
     # A core stays free for tracking and encoding.
     threads = max((os.cpu_count() or 1) - 1, 1)
-    graph = Int8Graph(path, weights=weights, threads=min(threads, MOST_THREADS))
-    if graph.side_px == config.square_px:
-        return OneFrame(config, graph)
+    networks = Int8Networks(weights, threads=min(threads, MOST_THREADS))
+    if networks.side_px == config.square_px:
+        return FrameGenerator(config, networks)
     if is_wanted:
         raise ValueError(
-            f"the int8 graph works on {graph.side_px} pixels: choose precision 'float32' for an "
+            f"the int8 graph works on {networks.side_px} pixels: choose precision 'float32' for an "
             f"avatar of {config.size_px}"
         )
     return None
+
+
+def _read_torch(
+    config: ModelConfig,
+    weights: Path | Literal["random"],
+    device: Device,
+    precision: Precision,
+    attention: AttentionKernel,
+) -> Generator:
+    # torch and diffusers take seconds to import; neither a mesh nor int8 needs them.
+    import torch
+
+    from mimaface.weights import randomize, read
+
+    if weights == "random":
+        generator = randomize(config, attention=attention)
+    else:
+        generator = read(weights, attention=attention)
+        generator.config = config
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    if precision != "auto":
+        dtype = getattr(torch, precision)
+    try:
+        generator.place(torch.device(device), dtype)
+    except torch.OutOfMemoryError as error:
+        raise WeightsError(
+            f"model {config.name} does not fit into the GPU's memory: choose a lower precision, or "
+            "device 'cpu'"
+        ) from error
+    return generator
 
 
 def _check_choice(what: str, found: str, choices: Sequence[str]) -> None:

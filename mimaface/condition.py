@@ -7,9 +7,6 @@ fitted to where the driver's motion puts the source's own landmarks.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import cv2
 import numpy as np
 import torch
 from einops import rearrange
@@ -19,16 +16,12 @@ from torch import Tensor
 from mimaface import bfm
 from mimaface.alignment import align_256, five_points, invert, warp_affine
 from mimaface.bfm_fit import FaceMotion, SourceFace, calibrate, fit
-from mimaface.config import ModelConfig
 from mimaface.d3dfr import CoefficientRegressor
-from mimaface.face_crop import follow
-from mimaface.face_mesh import FEATURES
 from mimaface.render import place_landmarks
+from mimaface.sight import Sight, look_at, pack_motion
 from mimaface.types import (
     Appearance,
-    ClipRequest,
     Condition,
-    Corner,
     Floats,
     MeshRender,
     Motion,
@@ -37,30 +30,6 @@ from mimaface.types import (
     pack_signals,
     signal_sizes,
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sight:
-    """What the networks see of an avatar: a square around eyes and mouth, or all of it.
-
-    Attributes:
-        working_px: side of the avatar at the size that they work on.
-        side_px: of the square.
-        previous: its corner in the clip before, in pixels at that size; None for first clips.
-    """
-
-    working_px: int
-    side_px: int
-    previous: Corner | None = None
-
-
-def sight_of(request: ClipRequest, config: ModelConfig) -> Sight:
-    """Return what a model's networks see of a clip."""
-    return Sight(
-        working_px=config.working_px,
-        side_px=config.square_px,
-        previous=None if request.ica is None else request.ica.corner,
-    )
 
 
 def mesh_condition(moved: MeshRender, motion: Motion, sight: Sight) -> Condition:
@@ -78,31 +47,6 @@ def mesh_condition(moved: MeshRender, motion: Motion, sight: Sight) -> Condition
         corner=corner,
         whole=None if seen is moved.pixels else moved.pixels,
         matte=moved.coverage,
-    )
-
-
-def look_at(moved: MeshRender, sight: Sight) -> tuple[Pixels, Corner]:
-    """Return what networks see of a render, uint8 [F, H, W, 3], and its corner."""
-    if sight.side_px == sight.working_px:
-        return shrink(moved.pixels, sight.side_px), (0, 0)
-    scale = moved.pixels.shape[1] / sight.working_px
-    corner = follow(
-        moved.landmarks[:, FEATURES] / scale,
-        sight.previous,
-        size_px=sight.working_px,
-        side_px=sight.side_px,
-    )
-    x, y, side = (round(each * scale) for each in (*corner, sight.side_px))
-    return shrink(moved.pixels[:, y : y + side, x : x + side], sight.side_px), corner
-
-
-def pack_motion(motion: Motion) -> Floats:
-    """Return the signals [F, M] of relative motion as it is."""
-    return pack_signals(
-        expression=motion.expression,
-        rotation=motion.rotation,
-        translation=motion.translation,
-        gaze=motion.gaze,
     )
 
 
@@ -217,32 +161,6 @@ def place_renders(
     )
     colours, mask = torch.split(warped, [3, 1], dim=1)
     return colours * mask - (1 - mask)
-
-
-def shrink(pixels: Pixels, side_px: int) -> Pixels:
-    """Return square pictures [F, H, H, 3] averaged down to a side; as they are if it is theirs."""
-    if pixels.shape[1] == side_px:
-        return pixels
-    side = (side_px, side_px)
-    return np.stack([cv2.resize(each, side, interpolation=cv2.INTER_AREA) for each in pixels])
-
-
-def refine(whole: Pixels, change: Floats, corner: Corner, *, working_px: int) -> Pixels:
-    """Add what the networks changed to pictures that are larger, or finer, or both.
-
-    Args:
-        whole: [F, H, H, 3].
-        change: [F, h, h, 3] in levels of 255.
-        corner: of what the networks saw, in pixels of the picture at their size.
-        working_px: that size.
-    """
-    refined, scale = whole.copy(), whole.shape[1] / working_px
-    x, y, side = (round(each * scale) for each in (*corner, change.shape[1]))
-    for picture, by in zip(refined, change, strict=True):
-        square = picture[y : y + side, x : x + side]
-        fitted = cv2.resize(by, (side, side), interpolation=cv2.INTER_CUBIC)
-        square[:] = cv2.add(square, fitted, dtype=cv2.CV_8U)
-    return refined
 
 
 def to_images(pixels: Pixels) -> Tensor:

@@ -8,6 +8,9 @@ from dataclasses import asdict, dataclass, fields, is_dataclass
 from types import UnionType
 from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mimaface.types import EXPRESSION
 
 AttentionKernel = Literal["sdpa", "xformers"]
@@ -201,6 +204,14 @@ class Sampling:
             )
 
 
+def trailing_timesteps(steps: int, *, first: int = TRAIN_TIMESTEPS - 1) -> NDArray[np.float32]:
+    """Return evenly spaced timesteps [steps] from `first` down, none of them wasted at 0."""
+    if not 1 <= steps <= first + 1:
+        raise ValueError(f"steps must be 1 to {first + 1}, found {steps}")
+    spacing = (first + 1) / steps
+    return (np.round(np.arange(steps, 0, -1) * spacing) - 1).astype(np.float32)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """A model's shape.
@@ -295,6 +306,11 @@ class ModelConfig:
     def working_px(self) -> int:
         """Side of the avatar at the size that the networks work on."""
         return self.size_px if self.most_px is None else min(self.size_px, self.most_px)
+
+    @property
+    def source_px(self) -> int:
+        """Side of the source image that the encoder sees."""
+        return self.most_px or self.size_px
 
     @property
     def square_px(self) -> int:

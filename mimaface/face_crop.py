@@ -8,14 +8,16 @@ by whole cells of latents, so that what is carried from clip to clip can be move
 from __future__ import annotations
 
 from functools import cache
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
-from torch import Tensor
 
-from mimaface.types import Corner, Floats
+from mimaface.types import Corner, Floats, ICAState
 
-Rows = TypeVar("Rows", Floats, Tensor)
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Rows = TypeVar("Rows", Floats, "Tensor")
 
 GRID_PX: Final = 8  # corners lie on it: on latent cells, and on those of the UNet's next level
 LEAST_MARGIN: Final = 1 / 32  # of the square's side, between its edge and the features
@@ -65,6 +67,19 @@ def move(latents: Floats, by: tuple[int, int]) -> Floats:
         for side, cells in zip(latents.shape[:-3:-1], by, strict=True)
     )
     return latents[..., y[:, None], x]
+
+
+def last_latents(state: ICAState, corner: Corner, *, cell_px: int) -> Floats:
+    """Return the last latents [K, C, h, w] of a clip as the square of the next one shows them.
+
+    Args:
+        state: what the clip left.
+        corner: of the next clip's square, in pixels.
+        cell_px: side of a cell of latents, in pixels.
+    """
+    (x, y), (old_x, old_y) = corner, state.corner
+    by = (x - old_x) // cell_px, (y - old_y) // cell_px
+    return state.latents if by == (0, 0) else move(state.latents, by)
 
 
 @cache

@@ -20,30 +20,27 @@ from mimaface.autoencoder import KL, TAESD, PixelUnshuffle
 from mimaface.bfm import BfmModel
 from mimaface.condition import (
     face_condition,
-    look_at,
     mesh_condition,
-    pack_motion,
     read_face,
-    refine,
-    shrink,
-    sight_of,
     to_images,
 )
 from mimaface.config import AttentionKernel, AutoencoderConfig, ClipEncoderConfig, ModelConfig
 from mimaface.d3dfr import CoefficientRegressor
 from mimaface.denoiser import Denoiser, predict
-from mimaface.face_crop import cut, fade
-from mimaface.ica import carry, last_latents, warm_start
+from mimaface.face_crop import cut, fade, last_latents
+from mimaface.ica import carry, warm_start
 from mimaface.mia import PaperMIA, ReleasedMIA
 from mimaface.render import drawn
 from mimaface.schedule import denoise
-from mimaface.source_encoder import ClipIdentityEncoder, PatchEncoder
+from mimaface.sight import features_of, look_at, pack_motion, refine, shrink, sight_of
+from mimaface.source_encoder import ClipIdentityEncoder, PatchEncoder, clip_pixels
 from mimaface.types import (
     Appearance,
     Clip,
     ClipRequest,
     Condition,
     Corner,
+    Floats,
     ICAState,
     MeshRender,
     Pixels,
@@ -124,8 +121,9 @@ class Generator(nn.Module):
                 self.face_model,
                 identity_crop_px=self.config.encoder.identity_crop_px,
             )
+        [seen] = shrink(appearance.source[None], self.config.source_px)
+        encoded = self.encoder.encode(seen, aligned)
         source = shrink(appearance.source[None], self.config.working_px)
-        encoded = self.encoder.encode(source[0], aligned)
         [[latents]] = self._encode(to_images(source)[None])
         return SourceFeatures(
             tokens=encoded.tokens.cpu().numpy(),
@@ -134,6 +132,17 @@ class Generator(nn.Module):
             latents=latents.cpu().numpy(),
             face=face,
         )
+
+    @torch.inference_mode()
+    def class_token(self, picture: Pixels) -> Floats:
+        """Return what the source encoder says of a whole picture [H, W, 3], a vector [D]."""
+        if isinstance(self.encoder, ClipIdentityEncoder):
+            pixels = clip_pixels(picture).to(next(self.encoder.parameters()))
+            token = self.encoder.clip(pixels).last_hidden_state[0, 0]
+        else:
+            [seen] = shrink(picture[None], self.config.source_px)
+            token = self.encoder.encode(seen).tokens[0]
+        return token.float().cpu().numpy()
 
     @torch.inference_mode()
     def animate(self, requests: Sequence[ClipRequest], *, stage: Stage) -> list[Clip]:
@@ -223,7 +232,7 @@ class Generator(nn.Module):
         if self.config.ica == "overlap":
             return None
         kept = slice(-self.config.carried_frames, None)
-        seen, corner = look_at(moved, sight_of(request, self.config))
+        seen, corner = look_at(moved, sight_of(request.ica, self.config))
         latents = self._encode(to_images(seen[kept])[None])
         signals = self._batch([pack_motion(request.motion[kept])])
         return self._leave(request, latents[0], latents[0], signals[0], corner)
@@ -231,7 +240,7 @@ class Generator(nn.Module):
     def _condition(self, request: ClipRequest) -> Condition:
         face = features_of(request, self.config).face
         if face is None or self.face_model is None:
-            sight = sight_of(request, self.config)
+            sight = sight_of(request.ica, self.config)
             return mesh_condition(drawn(request), request.motion, sight)
         return face_condition(
             request.appearance,
@@ -277,7 +286,7 @@ class Generator(nn.Module):
             latents=last(latents),
             signals=signals[-self.config.carried_frames :].cpu().numpy(),
             render_latents=last(render) if self.config.ica == "overlap" else None,
-            next_frame=next_frame(request) + len(request.motion),
+            next_frame=request.first_frame + len(request.motion),
             corner=corner,
         )
 
@@ -320,7 +329,7 @@ def draw_noise(requests: Sequence[ClipRequest], draw: int, *, like: Tensor) -> T
             like.shape[2:], dtype=np.float32
         )
         for request in requests
-        for last in [next_frame(request) + len(request.motion)]
+        for last in [request.first_frame + len(request.motion)]
         for frame in range(last - frames, last)
     ]
     return torch.from_numpy(np.stack(noise)).reshape(like.shape).to(like)
@@ -333,23 +342,3 @@ def build_autoencoder(config: AutoencoderConfig) -> KL | TAESD | PixelUnshuffle:
     if config.kind == "taesd":
         return TAESD(width=config.widths[0], latent_channels=config.channels)
     return PixelUnshuffle(config.factor)
-
-
-def features_of(request: ClipRequest, config: ModelConfig) -> SourceFeatures:
-    """Return what a model's generator knows of a request's source.
-
-    Raises:
-        ValueError: source or ICA state are another model's.
-    """
-    features, size_px = request.appearance.features, config.size_px
-    if features is None or len(request.appearance.source) != size_px:
-        raise ValueError(f"the source was not encoded by this model at {size_px} pixels")
-    state, cells = request.ica, config.square_px // config.autoencoder.factor
-    if state is not None and state.latents.shape[1:] != (len(features.latents), cells, cells):
-        raise ValueError("the ICA state is another model's")
-    return features
-
-
-def next_frame(request: ClipRequest) -> int:
-    """Return the number of a clip's first new frame, counted from the session's first."""
-    return 0 if request.ica is None else request.ica.next_frame

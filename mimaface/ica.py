@@ -11,21 +11,6 @@ import torch
 from torch import Tensor
 
 from mimaface.config import ICAForm
-from mimaface.face_crop import move
-from mimaface.types import Corner, Floats, ICAState
-
-
-def last_latents(state: ICAState, corner: Corner, *, cell_px: int) -> Floats:
-    """Return the last latents [K, C, h, w] of a clip as the square of the next one shows them.
-
-    Args:
-        state: what the clip left.
-        corner: of the next clip's square, in pixels.
-        cell_px: side of a cell of latents, in pixels.
-    """
-    (x, y), (old_x, old_y) = corner, state.corner
-    by = (x - old_x) // cell_px, (y - old_y) // cell_px
-    return state.latents if by == (0, 0) else move(state.latents, by)
 
 
 def carry(previous: Tensor | None, *, like: Tensor, form: ICAForm) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from mimaface.config import TRAIN_TIMESTEPS, Prediction, Sampling
+from mimaface.config import TRAIN_TIMESTEPS, Prediction, Sampling, trailing_timesteps
 
 BETA_RANGE: Final = (0.00085, 0.012)  # Stable Diffusion's "scaled linear" noise
 SIGMA_DATA: Final = 0.5  # of the consistency step's boundary, S. Luo et al., arXiv 2310.04378
@@ -31,14 +31,6 @@ def alphas_cumprod() -> Tensor:
     start, end = BETA_RANGE
     betas = torch.linspace(start**0.5, end**0.5, TRAIN_TIMESTEPS, dtype=torch.float32) ** 2
     return torch.cumprod(1 - betas, dim=0)
-
-
-def trailing_timesteps(steps: int, *, first: int = TRAIN_TIMESTEPS - 1) -> Tensor:
-    """Return evenly spaced timesteps [steps] from `first` down, none of them wasted at 0."""
-    if not 1 <= steps <= first + 1:
-        raise ValueError(f"steps must be 1 to {first + 1}, found {steps}")
-    spacing = (first + 1) / steps
-    return torch.from_numpy(np.round(np.arange(steps, 0, -1) * spacing) - 1).float()
 
 
 def euler_table(steps: int) -> tuple[Tensor, Tensor]:
@@ -132,7 +124,7 @@ def denoise(
             latents = euler_step(latents, epsilon, sigmas[index], sigmas[index + 1])
             yield latents
         return
-    timesteps = trailing_timesteps(steps, first=sampling.first_timestep)
+    timesteps = torch.from_numpy(trailing_timesteps(steps, first=sampling.first_timestep))
     latents = add_noise(warm, draw_noise(0), everywhere(timesteps[0]))
     for index, timestep in enumerate(timesteps):
         level = everywhere(timestep)

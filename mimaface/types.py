@@ -239,6 +239,15 @@ class MeshRender:
     coverage: Pixels
     landmarks: Floats
 
+    def __getitem__(self, frames: slice) -> MeshRender:
+        """Return a stretch of the render."""
+        return MeshRender(
+            mesh=self.mesh,
+            pixels=self.pixels[frames],
+            coverage=self.coverage[frames],
+            landmarks=self.landmarks[frames],
+        )
+
     @staticmethod
     def concatenate(parts: Sequence[MeshRender]) -> MeshRender:
         """Join renders of one mesh, in their order."""
@@ -341,6 +350,11 @@ class ClipRequest:
             raise ValueError(f"seed must not be negative, found {self.seed}")
         if self.moved is not None and self.moved.mesh is not self.appearance.mesh:
             raise ValueError("what was drawn ahead shows another portrait")
+
+    @property
+    def first_frame(self) -> int:
+        """Index of its first new frame in the session."""
+        return 0 if self.ica is None else self.ica.next_frame
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,20 +13,20 @@ from typing import Final
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mimaface.bfm import BfmModel
-from mimaface.config import AttentionKernel, ModelConfig, from_json, to_json
+from mimaface.config import AttentionKernel, ModelConfig, to_json
 from mimaface.errors import UnwritableMediaError, WeightsError
 from mimaface.generator import Generator
 from mimaface.stand_in_face import stand_in
 from mimaface.video import naming_errors, whole_file
+from mimaface.weight_notes import CONFIG_KEY, read_config
 
 State = Mapping[str, Tensor]
 
-CONFIG_KEY: Final = "mimaface"  # of the configuration in a file's metadata
 FACE_MODEL: Final = "face_model."  # prefix of the face model's arrays
 
 
@@ -79,18 +79,11 @@ def read(path: Path, *, attention: AttentionKernel = "sdpa") -> Generator:
     Raises:
         WeightsError: it is missing, damaged, not ours or does not fit its own configuration.
     """
+    config = read_config(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            config = from_json((file.metadata() or {})[CONFIG_KEY])
         state = load_file(path)
-    except FileNotFoundError as error:
-        raise WeightsError(f"there are no weights at {path}") from error
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"{path} cannot be read as safetensors: {error}") from error
-    except (KeyError, ValueError) as error:
-        raise WeightsError(
-            f"{path} is not a weight file of this project: make one with 'mimaface convert'"
-        ) from error
     face_model = {
         key.removeprefix(FACE_MODEL): state.pop(key).numpy()
         for key in list(state)
@@ -108,16 +101,6 @@ def read(path: Path, *, attention: AttentionKernel = "sdpa") -> Generator:
         except ValueError as error:
             raise WeightsError(f"{path} holds a damaged face model: {error}") from error
     return generator
-
-
-def read_notes(path: Path) -> dict[str, str]:
-    """Return the further metadata that `save` wrote; none where there is no such file to read."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata: dict[str, str] = file.metadata() or {}
-    except (OSError, SafetensorError):
-        return {}
-    return {key: value for key, value in metadata.items() if key != CONFIG_KEY}
 
 
 def randomize(

@@ -47,7 +47,7 @@ def load_model(config: ServerConfig) -> Model:
         weights = "none"  # nothing else is needed
     model = load(config.model, size_px=config.size_px, weights=weights)
     model.check_steps(config.steps)
-    if model.generator is not None and model.one_frame is None:
+    if model.needs_torch:
         import torch
 
         # A core stays free for tracking and encoding: torch's threads wait for the slowest one.
@@ -66,12 +66,11 @@ async def run_services(config: ServerConfig, model: Model, drain: Drain) -> Asyn
     cv2.setNumThreads(1)
     with ThreadPoolExecutor(2, thread_name_prefix="worker") as workers:
         sources = Sources(max_uploads=config.max_uploads, upload_ttl_s=config.upload_ttl_s)
-        has_gpu = model.generator is not None and model.generator.device.type != "cpu"
         admission = Admission(
             lowest_steps=min(offered_steps(model, config)),
             new_frames=model.config.new_frames,
             cores=os.cpu_count() or 1,
-            has_gpu=has_gpu,
+            has_gpu=model.is_on_gpu,
             fps=config.admission_fps,
         )
         backend = LocalBackend(
@@ -79,7 +78,7 @@ async def run_services(config: ServerConfig, model: Model, drain: Drain) -> Asyn
             clock=loop.time,
             gather_s=model.config.new_frames / config.fps / 4,
             # A processor makes a batch no sooner than its clips one by one.
-            max_batch=_MOST_CLIPS_AT_ONCE if has_gpu else 1,
+            max_batch=_MOST_CLIPS_AT_ONCE if model.is_on_gpu else 1,
             on_made=admission.add,
         )
         with contextlib.closing(backend):

@@ -143,12 +143,11 @@ def rehearse(
         hog_s: how long another process takes a core meanwhile, in the middle of what counts.
         on_second: is called with the time after every second.
     """
-    has_gpu = model.generator is not None and model.generator.device.type != "cpu"
     admission = Admission(
         lowest_steps=rungs[-1].steps,
         new_frames=model.config.new_frames,
         cores=os.cpu_count() or 1,
-        has_gpu=has_gpu,
+        has_gpu=model.is_on_gpu,
     )
 
     def make(requests: Sequence[ClipRequest]) -> list[Clip]:
@@ -172,7 +171,7 @@ def rehearse(
             clock=notes.clock,
             gather_s=model.config.new_frames / FPS / 4,
             # A processor makes a batch no sooner than its clips one by one.
-            max_batch=8 if has_gpu else 1,
+            max_batch=8 if model.is_on_gpu else 1,
             on_made=note,
         )
         stack.enter_context(closing(backend))

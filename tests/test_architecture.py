@@ -66,3 +66,21 @@ def test_constraints_are_exact_versions_and_nothing_else() -> None:
     pins = [line for line in lines if not line.startswith("#")]
     assert pins
     assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[\w.]+", pin) for pin in pins)
+
+
+def test_the_embedded_model_animates_without_torch_where_there_is_no_gpu() -> None:
+    command = """
+import sys
+from mimaface import ClipRequest, animate, encode_source, load
+from mimaface.evaluation.scripted import scripted_motion
+from mimaface.photo import built_in_portraits
+
+for weights in (None, "none"):
+    model = load("tiny", device="cpu", weights=weights)
+    appearance = encode_source(model, built_in_portraits()[0])
+    for steps in model.steps:
+        request = ClipRequest(appearance=appearance, motion=scripted_motion(2), steps=steps)
+        animate(model, [request])
+print(*sys.modules)
+"""
+    assert not {"torch", "diffusers", "transformers"} & set(python("-c", command).split())

@@ -14,11 +14,11 @@ from mimaface.evaluation.ablation import Zeroed, without
 from mimaface.evaluation.metrics import sharpness
 from mimaface.evaluation.scripted import scripted_motion
 from mimaface.generator import Generator
-from mimaface.int8 import Int8Graph
+from mimaface.int8 import Int8Networks
 from mimaface.photo import built_in_portraits
 from mimaface.training.export import compare
 from mimaface.types import ClipRequest, Pixels
-from mimaface.weights import read_notes
+from mimaface.weight_notes import read_notes
 
 MOST_BYTES = 16 * 1024**2
 FRAMES = 24
@@ -50,7 +50,7 @@ def performance(steps: int, photo: Path) -> Pixels:
 
 def generator() -> Generator:
     exact = load("tiny", device="cpu", precision="float32").generator
-    assert exact is not None
+    assert isinstance(exact, Generator)
     return exact
 
 
@@ -67,8 +67,7 @@ def test_they_are_the_default_and_run_in_int8_on_a_processor() -> None:
 
 
 def test_int8_is_near_float32() -> None:
-    graph = Int8Graph(weights().with_suffix(".onnx"), weights=weights(), threads=1)
-    difference = compare(generator(), graph, frames=8, steps=1)
+    difference = compare(generator(), Int8Networks(weights(), threads=1), frames=8, steps=1)
     assert difference.mean < 0.5, "levels of 255"
     assert difference.most <= 24
 
@@ -89,7 +88,7 @@ def test_they_correct_the_render_and_keep_it_sharp_and_steady(steps: int) -> Non
 def test_an_ablation_reaches_what_they_make_on_a_processor(zeroed: Zeroed) -> None:
     appearance = encode_source(model(), built_in_portraits()[0])
     request = ClipRequest(appearance=appearance, motion=scripted_motion(20)[19:], steps=1)
-    float32 = replace(model(), one_frame=None)
+    float32 = replace(model(), generator=generator())
     [[whole], [same], [blind]] = (
         animate(each, [request]) for each in (model(), float32, without(model(), zeroed))
     )

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mimaface.face_crop import GRID_PX, cut, fade, follow, move
-from mimaface.types import Corner, Floats
+from mimaface.face_crop import GRID_PX, cut, fade, follow, last_latents, move
+from mimaface.types import Corner, Floats, ICAState
 
 SIZE, SIDE = 256, 128
 
@@ -73,3 +73,19 @@ def test_changes_fade_at_the_edge_and_nowhere_else() -> None:
     assert share[0].max() < 0.1
     assert share[:, -1].max() < 0.1
     assert (np.diff(share[:9], axis=0) >= 0).all()
+
+
+def test_what_a_clip_left_is_seen_from_the_next_ones_square() -> None:
+    cells = np.random.default_rng(0).random((4, 16, 16), np.float32)  # of 4 pixels
+    left = cut(cells, (16, 24), cell_px=4, side_px=32)[None]
+    state = ICAState(
+        latents=left,
+        signals=np.zeros((1, 3), np.float32),
+        render_latents=None,
+        next_frame=1,
+        corner=(16, 24),
+    )
+    np.testing.assert_array_equal(last_latents(state, (16, 24), cell_px=4), left)
+    moved = last_latents(state, (24, 20), cell_px=4)
+    wanted = cut(cells, (24, 20), cell_px=4, side_px=32)
+    np.testing.assert_array_equal(moved[0, :, 1:, :-2], wanted[:, 1:, :-2])

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from mimaface.config import ICAForm
-from mimaface.face_crop import cut
-from mimaface.ica import carry, last_latents, warm_start
-from mimaface.types import ICAState
+from mimaface.ica import carry, warm_start
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -90,19 +87,3 @@ def test_what_is_handed_in_stays_as_it_is(form: ICAForm) -> None:
     warm_start(previous, previous[:, 0], frames=5).add_(1)
     assert torch.equal(previous, kept)
     assert torch.equal(like, LIKE)
-
-
-def test_what_a_clip_left_is_seen_from_the_next_ones_square() -> None:
-    picture = noise(4, 16, 16).numpy()  # cells of 4 pixels
-    left = cut(picture, (16, 24), cell_px=4, side_px=32)[None]
-    state = ICAState(
-        latents=left,
-        signals=np.zeros((1, 3), np.float32),
-        render_latents=None,
-        next_frame=1,
-        corner=(16, 24),
-    )
-    np.testing.assert_array_equal(last_latents(state, (16, 24), cell_px=4), left)
-    moved = last_latents(state, (24, 20), cell_px=4)
-    wanted = cut(picture, (24, 20), cell_px=4, side_px=32)
-    np.testing.assert_array_equal(moved[0, :, 1:, :-2], wanted[:, 1:, :-2])

@@ -1,12 +1,10 @@
-"""Clips of one frame on a CPU: what their networks say in int8, and when they are used."""
+"""The embedded model's networks as graphs: what they say in int8, and when they are used."""
 
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +12,16 @@ import onnx
 import pytest
 import torch
 
-from mimaface.animate import Model, Precision, animate, encode_source, load, unwatched
+from mimaface.animate import Precision, animate, encode_source, load
 from mimaface.config import CONFIGS, from_json
 from mimaface.errors import WeightsError
 from mimaface.evaluation.scripted import scripted_motion
-from mimaface.generator import Generator
-from mimaface.int8 import WEIGHTS_KEY, Int8Graph, sha256
-from mimaface.one_frame import OneFrame
-from mimaface.training.export import OneFrameNetworks, compare, run_in_torch, ship
+from mimaface.int8 import FRAME_SUFFIX, SOURCE_SUFFIX, WEIGHTS_KEY, Int8Networks, sha256
+from mimaface.training.export import compare, ship
 from mimaface.types import ClipRequest
-from mimaface.weights import CONFIG_KEY, randomize, read, save
+from mimaface.weight_notes import CONFIG_KEY
+from mimaface.weights import randomize, read, save
+from tests.statistics import with_statistics
 
 # Levels of 255, over a roll-out. Untrained weights change every pixel, by 4 levels on average.
 MEAN_APART, MOST_APART = 0.4, 12
@@ -32,7 +30,7 @@ SEEDS = (0, 1)
 
 @pytest.fixture(scope="module")
 def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The mean of untrained weights with its int8 graph beside it, as training would leave them."""
+    """The mean of untrained weights with its graphs beside it, as training would leave them."""
     folder = tmp_path_factory.mktemp("shipped")
     paths = [folder / f"{seed}.safetensors" for seed in SEEDS]
     for seed, path in zip(SEEDS, paths, strict=True):
@@ -41,56 +39,9 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "tiny.safetensors"
 
 
-def with_statistics(generator: Generator) -> Generator:
-    """Give its BatchNorms statistics as of training, all of them different."""
-    noise = torch.Generator().manual_seed(0)
-    for name, buffer in generator.denoiser.named_buffers():
-        if name.endswith("running_var"):
-            buffer.uniform_(0.5, 2.0, generator=noise)
-        elif name.endswith("running_mean"):
-            buffer.normal_(0.0, 0.2, generator=noise)
-    return generator
-
-
-def generator_of(model: Model) -> Generator:
-    assert model.generator is not None
-    return model.generator
-
-
-# The networks' square is all of the picture, or moves in the 18th frame, or is enlarged.
-@pytest.mark.parametrize(("size_px", "frames", "steps"), [(64, 3, 2), (256, 20, 1), (512, 3, 1)])
-def test_clips_of_one_frame_are_those_of_the_generator(
-    size_px: int, frames: int, steps: int
-) -> None:
-    generator = with_statistics(randomize(replace(CONFIGS["tiny"], size_px=size_px)))
-    generator.place(torch.device("cpu"), torch.float32)
-    networks = partial(run_in_torch, OneFrameNetworks(generator))
-    difference = compare(generator, networks, frames=frames, steps=steps)
-    assert difference.mean < 0.001, "levels of 255"
-    assert difference.most <= 1
-
-
-def test_a_clip_that_is_no_numbers_says_so(shipped: Path, portrait: Path) -> None:
-    model = load("tiny", weights=shipped, device="cpu", precision="float32")
-    config = model.config
-    cells = config.square_px // config.autoencoder.factor
-    said = np.zeros((config.autoencoder.channels + 2, cells, cells), np.float32)
-    request = ClipRequest(
-        appearance=encode_source(model, portrait), motion=scripted_motion(1), steps=1
-    )
-    assert OneFrame(config, lambda _: said).animate(request, stage=unwatched).is_finite
-    for channel in (0, -1):  # what is added, and where to look
-        for value in (np.nan, np.inf):
-            broken = said.copy()
-            broken[channel, 0, 0] = value
-            one_frame = OneFrame(config, lambda _, said=broken: said)
-            assert not one_frame.animate(request, stage=unwatched).is_finite
-
-
 def test_pixels_are_near_those_of_the_denoiser(shipped: Path) -> None:
     model = load("tiny", weights=shipped, device="cpu", precision="float32")
-    graph = Int8Graph(shipped.with_suffix(".onnx"), weights=shipped, threads=1)
-    difference = compare(generator_of(model), graph, frames=2, steps=1)
+    difference = compare(model.generator, Int8Networks(shipped, threads=1), frames=2, steps=1)
     assert 0 < difference.mean < MEAN_APART
     assert difference.most <= MOST_APART
 
@@ -106,19 +57,9 @@ def test_rows_of_a_batch_are_computed_alone(shipped: Path, portraits: list[Path]
         assert np.abs(clip.pixels.astype(int) - alone.pixels).max() <= 1
 
 
-def test_clips_of_several_frames_are_left_to_the_generator(shipped: Path, portrait: Path) -> None:
-    models = [
-        load("tiny", weights=shipped, device="cpu", precision=precision)
-        for precision in ("int8", "float32")
-    ]
-    source = encode_source(models[0], portrait)
-    request = ClipRequest(appearance=source, motion=scripted_motion(2), steps=1)
-    [[one], [other]] = (animate(model, [request]) for model in models)
-    np.testing.assert_array_equal(one.pixels, other.pixels)
-
-
-def test_the_graph_names_its_model(shipped: Path) -> None:
-    props = onnx.load(shipped.with_suffix(".onnx")).metadata_props
+@pytest.mark.parametrize("suffix", [FRAME_SUFFIX, SOURCE_SUFFIX])
+def test_the_graphs_name_their_model(suffix: str, shipped: Path) -> None:
+    props = onnx.load(shipped.with_suffix(suffix)).metadata_props
     [config] = [each.value for each in props if each.key == CONFIG_KEY]
     assert from_json(config) == CONFIGS["tiny"]
 
@@ -151,23 +92,26 @@ def test_a_graph_that_cannot_be_used_is_named(shipped: Path, tmp_path: Path) -> 
     weights = tmp_path / "tiny.safetensors"
     shutil.copy(shipped, weights)
     assert load("tiny", weights=weights, device="cpu").precision == "float32"
-    with pytest.raises(WeightsError, match=r"no int8 graph .*: make it with python -m"):
+    with pytest.raises(WeightsError, match=r"no graph .*: make it with python -m"):
         load("tiny", weights=weights, device="cpu", precision="int8")
-    weights.with_suffix(".onnx").write_bytes(b"no graph")
+    weights.with_suffix(FRAME_SUFFIX).write_bytes(b"no graph")
     with pytest.raises(WeightsError, match="cannot be read as ONNX"):
         load("tiny", weights=weights, device="cpu")
-    shutil.copy(shipped.with_suffix(".onnx"), tmp_path)
+    shutil.copy(shipped.with_suffix(FRAME_SUFFIX), tmp_path)
+    with pytest.raises(WeightsError, match=r"no graph at .*source\.onnx: make it with python -m"):
+        load("tiny", weights=weights, device="cpu")
+    shutil.copy(shipped.with_suffix(SOURCE_SUFFIX), tmp_path)
     load("tiny", weights=weights, device="cpu")
-    graph = onnx.load(weights.with_suffix(".onnx"))
+    graph = onnx.load(weights.with_suffix(FRAME_SUFFIX))
     del graph.graph.input[-1], graph.graph.node[:], graph.graph.initializer[:]
     graph.graph.node.append(onnx.helper.make_node("Identity", ["guess"], ["correction"]))
     onnx.helper.set_model_props(graph, {WEIGHTS_KEY: sha256(weights)})
-    onnx.save(graph, weights.with_suffix(".onnx"))
-    with pytest.raises(WeightsError, match=r"tiny\.onnx is of another version: make it with"):
+    onnx.save(graph, weights.with_suffix(FRAME_SUFFIX))
+    with pytest.raises(WeightsError, match=r"frame\.onnx is of another version: make it with"):
         load("tiny", weights=weights, device="cpu")
-    shutil.copy(shipped.with_suffix(".onnx"), tmp_path)
+    shutil.copy(shipped.with_suffix(FRAME_SUFFIX), tmp_path)
     save(randomize(CONFIGS["tiny"], seed=1), weights)
-    with pytest.raises(WeightsError, match=r"tiny\.onnx was not made from"):
+    with pytest.raises(WeightsError, match=r"tiny\.frame\.onnx was not made from"):
         load("tiny", weights=weights, device="cpu")
 
 
@@ -205,15 +149,3 @@ def test_without_weights_in_the_package_the_mesh_is_drawn(
 ) -> None:
     monkeypatch.setattr(sys.modules[load.__module__], "ASSETS", tmp_path)
     assert load("tiny").steps == (0,)
-
-
-def test_a_model_that_draws_its_mesh_needs_no_torch() -> None:
-    command = "from mimaface import load; load('tiny', weights='none'); import sys"
-    done = subprocess.run(
-        [sys.executable, "-c", f"{command}; print(*sys.modules)"],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=Path(__file__).parents[1],
-    )
-    assert not {"torch", "diffusers", "onnxruntime"} & set(done.stdout.split())

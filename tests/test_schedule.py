@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mimaface.config import Sampling
+from mimaface.config import Sampling, trailing_timesteps
 from mimaface.schedule import (
     DrawNoise,
     Predict,
@@ -21,7 +21,6 @@ from mimaface.schedule import (
     euler_table,
     predict_clean,
     snr,
-    trailing_timesteps,
 )
 
 SHAPE = (2, 3, 4, 5, 6)  # [B, F, C, h, w]
@@ -255,7 +254,7 @@ def test_each_few_step_goes_to_the_clean_latents_and_back_to_the_next_level(
 ) -> None:
     oracle = Oracle(prediction)
     latents = walk(oracle, sampling=sampling, prediction=prediction, steps=4)
-    timesteps = trailing_timesteps(4, first=sampling.first_timestep)
+    timesteps = torch.from_numpy(trailing_timesteps(4, first=sampling.first_timestep))
     assert [each.tolist() for each in oracle.timesteps] == [[t, t] for t in timesteps.tolist()]
     starts = [add_noise(WARM, noise(0), timesteps[:1].expand(2))] + [
         add_noise(CLEAN, noise(draw), timesteps[draw : draw + 1].expand(2)) for draw in (1, 2, 3)

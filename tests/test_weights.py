@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from mimaface.animate import load
 from mimaface.config import CONFIGS, ModelConfig, to_json
 from mimaface.errors import UnwritableMediaError, WeightsError
-from mimaface.weights import CONFIG_KEY, randomize, read, save
+from mimaface.weight_notes import CONFIG_KEY
+from mimaface.weights import randomize, read, save
 from tests.narrow import NARROW
 
 SMALL = replace(

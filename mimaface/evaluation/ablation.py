@@ -6,10 +6,13 @@ from copy import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mimaface.animate import Model
+from mimaface.frame_generator import FrameGenerator, Inputs, Networks
+from mimaface.types import Floats, Pixels
 
 if TYPE_CHECKING:
     from mimaface.mia import PaperMIA, ReleasedMIA
@@ -38,10 +41,26 @@ class ZeroedMIA(nn.Module):
         return tokens
 
 
+class ZeroedNetworks:
+    """The same of the networks of a `FrameGenerator`."""
+
+    def __init__(self, networks: Networks, *, zeroed: Zeroed) -> None:
+        """Wrap networks, which stay as they are."""
+        self.networks = networks
+        self._zeroed = "signals" if zeroed == "motion" else "source"
+
+    def encode(self, source: Pixels) -> Floats:
+        """Return the tokens of a source."""
+        return self.networks.encode(source)
+
+    def correct(self, inputs: Inputs) -> Floats:
+        """Return what MIA and denoiser say."""
+        nothing = np.zeros_like(inputs[self._zeroed])
+        return self.networks.correct({**inputs, self._zeroed: nothing})
+
+
 def without(model: Model, zeroed: Zeroed) -> Model:
     """Return a model of the same networks whose MIA is told zeros instead.
-
-    It makes every clip with the networks themselves: in their int8 form MIA cannot be exchanged.
 
     Args:
         model: what `load` returned; it is not changed.
@@ -52,8 +71,11 @@ def without(model: Model, zeroed: Zeroed) -> Model:
     """
     if model.generator is None:
         raise ValueError("a model without weights has no MIA to take anything from")
+    if isinstance(model.generator, FrameGenerator):
+        networks = ZeroedNetworks(model.generator.networks, zeroed=zeroed)
+        return replace(model, generator=FrameGenerator(model.config, networks))
     generator = copy(model.generator)
     # A shallow copy shares the table of its parts; with one of its own it can be given another.
     generator._modules = dict(generator._modules)
     generator.add_module("mia", ZeroedMIA(model.generator.mia, zeroed=zeroed).eval())
-    return replace(model, generator=generator, one_frame=None)
+    return replace(model, generator=generator)

@@ -156,29 +156,25 @@ def machine() -> str:
 
 def device_name(model: Model) -> str:
     """Return where a model's generator runs: the GPU's name, else that of the machine."""
-    if not _is_on_gpu(model):
+    if not model.is_on_gpu:
         return machine()
     import torch
 
     return torch.cuda.get_device_name()
 
 
-def _is_on_gpu(model: Model) -> bool:
-    return model.generator is not None and model.generator.device.type == "cuda"
-
-
 def _start_anew(model: Model) -> None:
     # Memory and compiled code of earlier runs must not count or fill up what this one has.
-    if model.generator is not None:
+    if model.needs_torch:
         import torch
 
         torch.compiler.reset()
-        if _is_on_gpu(model):
+        if model.is_on_gpu:
             torch.cuda.reset_peak_memory_stats()
 
 
 def _finisher(model: Model) -> Callable[[], None]:
-    if not _is_on_gpu(model):
+    if not model.is_on_gpu:
         return lambda: None
     import torch
 
@@ -186,7 +182,7 @@ def _finisher(model: Model) -> Callable[[], None]:
 
 
 def _memory_mib(model: Model) -> int:
-    if not _is_on_gpu(model):
+    if not model.is_on_gpu:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     import torch
 

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from mimaface.animate import Model, built_in_weights
 from mimaface.evaluation.bench import Run, bench, device_name, machine
+from mimaface.frame_generator import FrameGenerator
 from mimaface.photo import built_in_portraits
 
 # How the release samples: guided steps of Euler's method in float32, on clips of which three frames
@@ -34,10 +35,11 @@ def run(args: argparse.Namespace, load: Callable[..., Model]) -> dict[str, Any]:
     elif args.weights is None and (args.decoder or not built_in_weights(args.model)):
         args.weights = "random"  # as quick as trained ones
     model = load(decoder=args.decoder)
-    if args.compile and model.generator is not None:
-        if model.one_frame is not None:
-            args.usage_error("--compile is for torch: name another --precision than int8")
-        model.generator.denoiser.compile(dynamic=False)
+    generator = model.generator if args.compile else None
+    if isinstance(generator, FrameGenerator):
+        args.usage_error("--compile is for torch: name another --precision than int8")
+    elif generator is not None:
+        generator.denoiser.compile(dynamic=False)
     config = model.config
     if args.compare and RELEASED_STEPS not in model.steps:
         args.usage_error(f"{args.model} with these weights has no released form to compare with")

@@ -33,7 +33,7 @@ from mimaface.evaluation.metrics import (
 from mimaface.evaluation.rollout import Frame, Scene, roll_out
 from mimaface.evaluation.seams import SEAM_FRAMES, Seams, measure_seams
 from mimaface.motion import FaceMeshExtractor
-from mimaface.types import Floats, Motion, Pixels
+from mimaface.types import Floats, Motion
 
 IDENTITY_EVERY: Final = 5  # frames; who it is does not change from one to the next
 BIN_S: Final = 1.0  # a drift is fitted to means over so long, or over a round trip
@@ -157,7 +157,8 @@ def evaluate(
     driving: list[Signals] = []
     output: list[Signals] = []
     beginning: list[Motion] = []
-    own = None if model.generator is None else own_identity(model, scene.appearance.source)
+    encoder = model.generator
+    own = None if encoder is None else encoder.class_token(scene.appearance.source)
     has_lpips = scene.is_self and lpips_is_at_hand()
     previous: Frame | None = None
     with closing(FaceMeshExtractor()) as extractor:
@@ -169,9 +170,9 @@ def evaluate(
             _measure_picture(figures, frame, is_self=scene.is_self, has_lpips=has_lpips)
             if previous is not None:
                 _measure_flicker(figures, frame, previous)
-            if own is not None and index % IDENTITY_EVERY == 0:
+            if encoder is not None and own is not None and index % IDENTITY_EVERY == 0:
                 figures["identity_s"].append(frame.time_s)
-                figures["identity"].append(_cosine(own, own_identity(model, frame.output)))
+                figures["identity"].append(_cosine(own, encoder.class_token(frame.output)))
             seen = extractor.extract(frame.time_s, frame.output)
             figures["face"].append(float(seen.valid[0]))
             if seen.valid[0] and frame.take.motion.valid[0]:
@@ -199,25 +200,6 @@ def evaluate(
         identity_own_encoder=_mean(figures["identity"]),
         notes=tuple(_notes(model, scene, steps=steps, has_lpips=has_lpips)),
     )
-
-
-def own_identity(model: Model, picture: Pixels) -> Floats:
-    """Return the class token [D] that the model's own source encoder gives a picture [H, W, 3]."""
-    import torch
-
-    from mimaface.condition import shrink
-    from mimaface.source_encoder import ClipIdentityEncoder, clip_pixels
-
-    assert model.generator is not None, "a model without a generator has no encoder"
-    encoder = model.generator.encoder
-    with torch.inference_mode():
-        if isinstance(encoder, ClipIdentityEncoder):
-            pixels = clip_pixels(picture).to(next(encoder.parameters()))
-            token = encoder.clip(pixels).last_hidden_state[0, 0]
-        else:
-            [small] = shrink(picture[None], model.config.working_px)
-            token = encoder.encode(small).tokens[0]
-    return token.float().cpu().numpy()
 
 
 def _measure_picture(

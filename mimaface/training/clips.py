@@ -19,11 +19,11 @@ import cv2
 import numpy as np
 
 from mimaface.appearance import encode_photo
-from mimaface.condition import pack_motion
 from mimaface.errors import SourceImageError
 from mimaface.motion import FaceMeshExtractor, Neutral, RelativeMotion
 from mimaface.photo import measure_photo
 from mimaface.render import render
+from mimaface.sight import pack_motion
 from mimaface.training.canonical import Correspondence, load_correspondence
 from mimaface.training.casting import Scene, cast, set_scene
 from mimaface.training.data import TrainingClip

@@ -18,9 +18,9 @@ from accelerate import Accelerator
 from einops import rearrange
 from torch import Tensor
 
-from mimaface.config import CONFIGS, TRAIN_TIMESTEPS, ModelConfig
+from mimaface.config import CONFIGS, TRAIN_TIMESTEPS, ModelConfig, trailing_timesteps
 from mimaface.denoiser import predict
-from mimaface.schedule import add_noise, trailing_timesteps
+from mimaface.schedule import add_noise
 from mimaface.training.batches import Batch, Batches, BatchOptions, Curriculum
 from mimaface.training.carried import CARRY_NOISE, carry_rows, draw, warm_rows
 from mimaface.training.checkpoint import Learner
@@ -185,7 +185,7 @@ def draw_timesteps(
 ) -> tuple[Tensor, Tensor]:
     """Return timesteps [count], a share of them from the few-step walks, and where one starts."""
     walks = [
-        trailing_timesteps(steps, first=sampling.first_timestep)
+        torch.from_numpy(trailing_timesteps(steps, first=sampling.first_timestep))
         for steps, sampling in config.samplings.items()
     ]
     deployed = torch.cat(walks)
