@@ -1,8 +1,9 @@
 """MIMAFace, live: appearance + motion + ICA state in, avatar frames + next ICA state out."""
 
-from mimaface.animate import Model, animate, encode_source, load
+from mimaface.animate import animate, encode_source
 from mimaface.appearance import paste_back
 from mimaface.errors import MimafaceError
+from mimaface.model import Model, load
 from mimaface.motion import FaceMeshExtractor, MotionExtractor, RelativeMotion, relative_ahead
 from mimaface.types import Appearance, Clip, ClipRequest, ICAState, Motion
 

@@ -24,13 +24,7 @@ from rich.console import Console
 from rich.progress import track as with_progress
 
 import mimaface
-from mimaface.animate import (
-    Model,
-    Precision,
-    animate,
-    encode_source,
-    load,
-)
+from mimaface.animate import animate, encode_source
 from mimaface.appearance import paste_back
 from mimaface.config import AUTOENCODERS, CONFIGS
 from mimaface.driving import mean_fps, open_driver
@@ -38,6 +32,7 @@ from mimaface.errors import MimafaceError, UnwritableMediaError
 from mimaface.evaluation import bench_command
 from mimaface.evaluation import command as evaluation
 from mimaface.evaluation.bench import Stopwatch
+from mimaface.model import Model, Precision, load
 from mimaface.motion import FaceMeshExtractor
 from mimaface.native_logs import hide_native_logs
 from mimaface.photo import read_photo

@@ -19,8 +19,8 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket
 
-from mimaface.animate import Model
 from mimaface.errors import MimafaceError
+from mimaface.model import Model
 from server import health, whip
 from server.config import ServerConfig
 from server.control import describe

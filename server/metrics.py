@@ -9,7 +9,7 @@ from typing import Final, Literal, TypeVar
 import prometheus_client
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from mimaface.animate import Model
+from mimaface.model import Model
 from server.feed import OutputState
 from server.registry import Call, Calls
 from streaming.metrics import Stage

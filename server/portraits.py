@@ -7,8 +7,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from mimaface.animate import Model, encode_source
+from mimaface.animate import encode_source
 from mimaface.half_size import add_half
+from mimaface.model import Model
 from mimaface.photo import built_in_portraits
 from mimaface.types import Appearance, Pixels
 from server.auth import new_id

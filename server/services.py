@@ -15,7 +15,8 @@ from typing import Any, Final, TypeVar, get_args
 from aiortc import RTCDataChannel
 from starlette.websockets import WebSocket
 
-from mimaface.animate import Model, draw_ahead
+from mimaface.animate import draw_ahead
+from mimaface.model import Model
 from mimaface.motion import FaceMeshExtractor, MotionExtractor
 from server.alpha import Form
 from server.auth import Grant, Scope, new_id, sign

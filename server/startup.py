@@ -16,7 +16,8 @@ from typing import Final, Literal
 
 import cv2
 
-from mimaface.animate import Model, animate, load
+from mimaface.animate import animate
+from mimaface.model import Model, load
 from mimaface.motion import FaceMeshExtractor, RelativeMotion
 from mimaface.types import ClipRequest, Motion
 from server.auth import SECRET_BYTES

@@ -16,10 +16,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from mimaface.animate import built_in_weights, encode_source, load
+from mimaface.animate import encode_source
 from mimaface.config import CONFIGS
 from mimaface.evaluation.bench import device_name
 from mimaface.half_size import add_half
+from mimaface.model import built_in_weights, load
 from mimaface.photo import built_in_portraits
 from streaming.figures import (
     busy_share,

@@ -16,8 +16,9 @@ from typing import Final
 
 import numpy as np
 
-from mimaface.animate import Model, animate, draw_ahead
+from mimaface.animate import animate, draw_ahead
 from mimaface.evaluation.scripted import scripted_motion
+from mimaface.model import Model
 from mimaface.motion import FaceMeshExtractor
 from mimaface.types import Appearance, Clip, ClipRequest, MeshRender, Motion, Pixels
 from streaming.admission import Admission

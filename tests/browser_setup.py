@@ -18,8 +18,9 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import Browser, Playwright, expect, sync_playwright
 
-from mimaface.animate import animate, encode_source, load
+from mimaface.animate import animate, encode_source
 from mimaface.evaluation.scripted import scripted_motion
+from mimaface.model import load
 from mimaface.types import ClipRequest, Motion, Pixels
 
 ROOT = Path(__file__).parents[1]

@@ -12,8 +12,9 @@ from aiortc import rtcpeerconnection
 from aiortc.rtcicetransport import RTCIceTransport
 from playwright.sync_api import Browser
 
-from mimaface.animate import animate, encode_source, load
+from mimaface.animate import animate, encode_source
 from mimaface.evaluation.scripted import scripted_motion
+from mimaface.model import load
 from mimaface.photo import built_in_portraits
 from mimaface.types import ClipRequest
 from mimaface.video import write_video

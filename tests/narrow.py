@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mimaface.animate import Model
 from mimaface.config import AutoencoderConfig, ClipEncoderConfig
+from mimaface.model import Model
 from mimaface.types import Reals
 from mimaface.weights import randomize
 from tests.parity import KINDS, SD15, Parts

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from mimaface.animate import animate, encode_source, load
+from mimaface.animate import animate, encode_source
 from mimaface.errors import UnsupportedStepsError
 from mimaface.evaluation.scripted import scripted_motion
+from mimaface.model import load
 from mimaface.types import Appearance, ClipRequest, Motion
 
 

@@ -14,7 +14,6 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mimaface.animate import load
 from mimaface.config import CONFIGS, DenoiserConfig
 from mimaface.denoiser import (
     MOST_ATTENTION_ROWS,
@@ -24,6 +23,7 @@ from mimaface.denoiser import (
     TemporalAttention,
     predict,
 )
+from mimaface.model import load
 
 CHANNELS, WIDTH = 2, 12  # C, D
 MOST_GRID_ROWS = 65_535  # of CUDA's fused attention kernels

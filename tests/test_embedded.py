@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mimaface.animate import Model, animate, built_in_weights, encode_source, load
+from mimaface.animate import animate, encode_source
 from mimaface.evaluation.ablation import Zeroed, without
 from mimaface.evaluation.metrics import sharpness
 from mimaface.evaluation.scripted import scripted_motion
 from mimaface.generator import Generator
 from mimaface.int8 import Int8Networks
+from mimaface.model import Model, built_in_weights, load
 from mimaface.photo import built_in_portraits
 from mimaface.training.export import compare
 from mimaface.types import ClipRequest, Pixels

@@ -10,7 +10,6 @@ from time import perf_counter
 import numpy as np
 import pytest
 
-from mimaface.animate import load
 from mimaface.errors import UnsupportedStepsError
 from mimaface.evaluation.agreement import (
     TARGETS,
@@ -24,6 +23,7 @@ from mimaface.evaluation.agreement import (
 from mimaface.evaluation.bench import Stopwatch, bench
 from mimaface.evaluation.scripted import scripted_motion
 from mimaface.face_mesh import canonical_face, rotation_matrix
+from mimaface.model import load
 from mimaface.types import VERTICES, Floats, Motion
 
 FRAMES = 60

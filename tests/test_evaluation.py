@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from mimaface.__main__ import main
-from mimaface.animate import Model, animate, encode_source, load
+from mimaface.animate import animate, encode_source
 from mimaface.errors import UnreadableMediaError
 from mimaface.evaluation.ablation import without
 from mimaface.evaluation.evaluate import Evaluation, evaluate
@@ -22,6 +22,7 @@ from mimaface.evaluation.rollout import Frame, open_scene, roll_out
 from mimaface.evaluation.scripted import scripted_motion
 from mimaface.evaluation.seams import measure_seams
 from mimaface.evaluation.sheet import COLUMNS, Sheet, difference
+from mimaface.model import Model, load
 from mimaface.motion import Neutral, RelativeMotion
 from mimaface.photo import read_photo
 from mimaface.types import ClipRequest, Motion, Pixels

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
-from mimaface.animate import animate, draw_ahead, encode_source, load
+from mimaface.animate import animate, draw_ahead, encode_source
+from mimaface.model import load
 from mimaface.motion import FaceMeshExtractor
 from mimaface.types import Clip, ClipRequest, Motion, Pixels
 from mimaface.video import VideoReader

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from mimaface.animate import Model, animate, encode_source, unwatched
+from mimaface.animate import animate, encode_source, unwatched
 from mimaface.config import CONFIGS
 from mimaface.evaluation.scripted import scripted_motion
 from mimaface.frame_generator import FrameGenerator, Inputs
 from mimaface.generator import Generator
+from mimaface.model import Model
 from mimaface.training.export import compare
 from mimaface.training.graphs import TorchNetworks
 from mimaface.types import ClipRequest, Floats, ICAState

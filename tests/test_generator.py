@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from mimaface.animate import Model, Precision, animate, encode_source, load
+from mimaface.animate import animate, encode_source
 from mimaface.condition import to_images
 from mimaface.config import CONFIGS
 from mimaface.correction import LEAST_ADDED
@@ -18,6 +18,7 @@ from mimaface.errors import UnsupportedStepsError
 from mimaface.evaluation.scripted import scripted_motion
 from mimaface.face_crop import cut, move
 from mimaface.generator import draw_noise
+from mimaface.model import Model, Precision, load
 from mimaface.render import render
 from mimaface.types import Appearance, Clip, ClipRequest, ICAState, Motion, Pixels
 from mimaface.weights import randomize

@@ -6,9 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
-from mimaface.animate import Model, animate, encode_source, load
+from mimaface.animate import animate, encode_source
 from mimaface.evaluation.scripted import scripted_motion
 from mimaface.half_size import add_half
+from mimaface.model import Model, load
 from mimaface.types import Appearance, Clip, ClipRequest, ICAState, Motion
 
 SIZE_PX = 512

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +11,12 @@ import onnx
 import pytest
 import torch
 
-from mimaface.animate import Precision, animate, encode_source, load
+from mimaface.animate import animate, encode_source
 from mimaface.config import CONFIGS, from_json
 from mimaface.errors import WeightsError
 from mimaface.evaluation.scripted import scripted_motion
 from mimaface.int8 import FRAME_SUFFIX, SOURCE_SUFFIX, WEIGHTS_KEY, Int8Networks, sha256
+from mimaface.model import Precision, load
 from mimaface.training.export import compare, ship
 from mimaface.types import ClipRequest
 from mimaface.weight_notes import CONFIG_KEY
@@ -136,7 +136,7 @@ def test_weights_of_other_networks_are_not_shipped(tmp_path: Path) -> None:
 def test_the_weights_of_the_package_are_the_default(
     shipped: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules[load.__module__], "ASSETS", shipped.parent)
+    monkeypatch.setattr("mimaface.model.ASSETS", shipped.parent)
     model = load("tiny", device="cpu")
     assert (model.precision, model.default_steps) == ("int8", 1)
     assert load("sd15", device="cpu").steps == (0,)
@@ -147,5 +147,5 @@ def test_the_weights_of_the_package_are_the_default(
 def test_without_weights_in_the_package_the_mesh_is_drawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules[load.__module__], "ASSETS", tmp_path)
+    monkeypatch.setattr("mimaface.model.ASSETS", tmp_path)
     assert load("tiny").steps == (0,)

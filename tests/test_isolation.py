@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from mimaface.animate import Model, animate, encode_source, load
+from mimaface.animate import animate, encode_source
 from mimaface.errors import SourceImageError
 from mimaface.evaluation.scripted import scripted_motion
+from mimaface.model import Model, load
 from mimaface.types import Appearance, Clip, ClipRequest, ICAState, Motion
 from streaming.backend import LocalBackend, NotFiniteError
 from tests.fakes import Clock

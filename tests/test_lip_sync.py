@@ -22,8 +22,9 @@ from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 from av.frame import Frame
 
-from mimaface.animate import animate, encode_source, load
+from mimaface.animate import animate, encode_source
 from mimaface.evaluation.scripted import scripted_motion
+from mimaface.model import load
 from mimaface.types import ClipRequest, Motion, Pixels
 from server.config import ServerConfig
 from server.rtc_receiver import RepairedReceiver

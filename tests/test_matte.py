@@ -7,9 +7,10 @@ import cv2
 import numpy as np
 import pytest
 
-from mimaface.animate import Model, animate, encode_source, load
+from mimaface.animate import animate, encode_source
 from mimaface.appearance import encode_photo
 from mimaface.face_mesh import FACE_OVAL
+from mimaface.model import Model, load
 from mimaface.photo import read_photo
 from mimaface.render import place_landmarks, render
 from mimaface.types import Appearance, ClipRequest, Cutout, Motion, Pixels

@@ -19,7 +19,8 @@ from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription, V
 from PIL import Image
 from playwright.sync_api import Browser, Page, Route, expect
 
-from mimaface.animate import animate, encode_source, load
+from mimaface.animate import animate, encode_source
+from mimaface.model import load
 from mimaface.types import ClipRequest, Motion, Pixels, Reals
 from server.alpha import Form, shape
 from streaming.types import AvatarFrame

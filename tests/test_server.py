@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mimaface.animate import load
+from mimaface.model import load
 from mimaface.types import Pixels
 from mimaface.video import VideoReader
 from server.config import ServerConfig

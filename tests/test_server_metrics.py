@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from mimaface.animate import load
+from mimaface.model import load
 from server.metrics import Metrics
 from server.registry import Call, Calls, Source
 from streaming.backend import LocalBackend

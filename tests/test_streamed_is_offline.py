@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mimaface.animate import Model, animate, draw_ahead, encode_source, load
+from mimaface.animate import animate, draw_ahead, encode_source
+from mimaface.model import Model, load
 from mimaface.motion import FaceMeshExtractor, RelativeMotion
 from mimaface.types import Appearance, ClipRequest, Motion, Pixels
 from mimaface.video import VideoReader

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mimaface.animate import load
 from mimaface.config import CONFIGS, ModelConfig, to_json
 from mimaface.errors import UnwritableMediaError, WeightsError
+from mimaface.model import load
 from mimaface.weight_notes import CONFIG_KEY
 from mimaface.weights import randomize, read, save
 from tests.narrow import NARROW

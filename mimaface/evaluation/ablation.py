@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mimaface.animate import Model
 from mimaface.frame_generator import FrameGenerator, Inputs, Networks
+from mimaface.model import Model
 from mimaface.types import Floats, Pixels
 
 if TYPE_CHECKING:

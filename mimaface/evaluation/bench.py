@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mimaface.animate import Model, animate, encode_source
+from mimaface.animate import animate, encode_source
 from mimaface.evaluation.scripted import scripted_motion
+from mimaface.model import Model
 from mimaface.motion import FaceMeshExtractor, RelativeMotion
 from mimaface.types import ClipRequest, Motion
 

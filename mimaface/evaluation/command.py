@@ -14,13 +14,13 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from mimaface.animate import Model
 from mimaface.errors import UnwritableMediaError
 from mimaface.evaluation.agreement import FACE_SHARE_TARGET
 from mimaface.evaluation.evaluate import Evaluation, evaluate
 from mimaface.evaluation.metrics import Slope
 from mimaface.evaluation.rollout import Frame, open_scene
 from mimaface.evaluation.sheet import Sheet, side_by_side
+from mimaface.model import Model
 from mimaface.photo import read_photo
 from mimaface.video import VideoReader, naming_errors, whole_file, write_video
 

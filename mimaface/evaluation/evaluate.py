@@ -15,7 +15,6 @@ from typing import Final
 
 import numpy as np
 
-from mimaface.animate import Model
 from mimaface.evaluation.agreement import Agreement, Signals, agree, error, signals
 from mimaface.evaluation.metrics import (
     Slope,
@@ -32,6 +31,7 @@ from mimaface.evaluation.metrics import (
 )
 from mimaface.evaluation.rollout import Frame, Scene, roll_out
 from mimaface.evaluation.seams import SEAM_FRAMES, Seams, measure_seams
+from mimaface.model import Model
 from mimaface.motion import FaceMeshExtractor
 from mimaface.types import Floats, Motion
 

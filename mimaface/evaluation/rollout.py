@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 
-from mimaface.animate import Model, animate, encode_source
+from mimaface.animate import animate, encode_source
 from mimaface.evaluation.footage import Take, back_and_forth, crop_of, cropped, filmed, kept
+from mimaface.model import Model
 from mimaface.motion import Neutral, RelativeMotion, relative_ahead
 from mimaface.render import render
 from mimaface.types import Appearance, Clip, ClipRequest, ICAState, Motion, Pixels

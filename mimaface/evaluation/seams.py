@@ -9,9 +9,9 @@ from typing import Final
 
 import numpy as np
 
-from mimaface.animate import Model
 from mimaface.evaluation.metrics import seam_jump
 from mimaface.evaluation.rollout import make_clip
+from mimaface.model import Model
 from mimaface.render import render
 from mimaface.types import Appearance, Floats, ICAState, Motion, Pixels
 

@@ -26,7 +26,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
-from mimaface.animate import Model, animate, encode_source
+from mimaface.animate import animate, encode_source
 from mimaface.config import CONFIGS, to_json
 from mimaface.errors import WeightsError
 from mimaface.evaluation.scripted import scripted_motion
@@ -42,6 +42,7 @@ from mimaface.int8 import (
     Int8Networks,
     sha256,
 )
+from mimaface.model import Model
 from mimaface.native_logs import hide_native_logs
 from mimaface.photo import built_in_portraits
 from mimaface.training.graphs import TorchNetworks

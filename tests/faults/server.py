@@ -13,7 +13,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from mimaface.animate import Model, animate
+from mimaface.animate import animate
+from mimaface.model import Model
 from mimaface.native_logs import hide_native_logs
 from mimaface.types import Clip, ClipRequest
 from server import __main__, startup
