@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +17,7 @@ from mimaface.errors import (
     SourceImageError,
     UnreadableMediaError,
 )
-from mimaface.motion import measure
+from mimaface.motion import FaceMeshExtractor
 from mimaface.picture import MOST_PX, UNREADABLE, TooLargeError, decode
 from mimaface.types import Crop, Motion, Pixels
 
@@ -118,16 +119,11 @@ def measure_photo(crop: Pixels) -> Motion:
     Raises:
         NoFaceError: there is no face to measure.
     """
-    from mediapipe.python.solutions.face_mesh import FaceMesh
-
-    # In video mode the region of interest converges within a few looks at the same picture.
-    with FaceMesh(max_num_faces=1, refine_landmarks=True) as graph:
-        for _ in range(4):
-            found = graph.process(crop).multi_face_landmarks
-    if not found:
+    with closing(FaceMeshExtractor()) as extractor:
+        motion = extractor.extract(0.0, crop)
+    if not motion.valid[0]:
         raise NoFaceError(
             "no face could be measured in the photo: take one that shows a face from the front, "
             "evenly lit and not covered"
         )
-    landmarks = np.array([(p.x, p.y, p.z) for p in found[0].landmark], np.float32)
-    return measure(0.0, landmarks, aspect=1.0)
+    return motion

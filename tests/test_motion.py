@@ -83,6 +83,23 @@ def test_a_turned_portrait_is_measured_as_turned(driving_clip: Path) -> None:
     assert np.ptp(signals(motion).mouth_opening) > 0.1
 
 
+def test_the_first_frame_of_a_face_is_measured_as_well_as_later_ones(
+    extractor: FaceMeshExtractor, portrait: Path
+) -> None:
+    picture = read_photo(portrait)
+
+    def looked_at(time_s: float) -> Floats:
+        return extractor.extract(time_s, picture).landmarks[0, :, :2]
+
+    first, *_, last = (looked_at(row / FPS) for row in range(8))
+    assert not extractor.extract(0.5, np.zeros_like(picture)).valid[0]
+    again = looked_at(1.0)
+    height = last[:, 1].max() - last[:, 1].min()
+    for landmarks in (first, again):
+        apart = np.linalg.norm(landmarks - last, axis=1)
+        assert apart.mean() < 0.0025 * height, "a single look is off by twice as much"
+
+
 def test_a_frame_without_a_face_is_not_valid(extractor: FaceMeshExtractor) -> None:
     wall = np.random.default_rng(0).integers(0, 60, (240, 320, 3), np.uint8)
     assert not extractor.extract(0.0, wall).valid[0]
