@@ -21,19 +21,20 @@ from torch.nn import functional as F
 from mimaface.autoencoder import PixelUnshuffle
 
 DISPLACEMENT: Final = 2  # channels beside those of the latents: to the right and down, in cells
-LEAST_ADDED: Final = 1.5 * 2 / 255  # what is added is less by this: a level or two are no detail
+LEAST_ADDED: Final = 1.5 * 2 / 255  # what is added is less by this: a level or two are no detail,
+LEAST_MOVED: Final = 0.1  # of a cell, by which all is moved less: fractions of a pixel only blur
 
 
 def settle(said: Tensor) -> Tensor:
-    """Return a correction [B, F, C + 2, h, w] without small additions.
+    """Return a correction [B, F, C + 2, h, w] without what is small in it.
 
-    They blur what is only unsure, and flicker where the network is rounded. Soft shrinkage
+    That blurs what is only unsure, and flickers where the network is rounded. Soft shrinkage
     (D. Donoho, De-noising by soft-thresholding, IEEE Trans. Information Theory 1995), with the
     gradient of the identity: what is too small to be seen, as at the start, can still grow.
     """
-    added, displacement = torch.split(said, [said.shape[2] - DISPLACEMENT, DISPLACEMENT], dim=2)
-    left_out = (F.softshrink(added, LEAST_ADDED) - added).detach()
-    return torch.cat([added + left_out, displacement], dim=2)
+    added, moved = torch.split(said, [said.shape[2] - DISPLACEMENT, DISPLACEMENT], dim=2)
+    settled = torch.cat([F.softshrink(added, LEAST_ADDED), F.softshrink(moved, LEAST_MOVED)], dim=2)
+    return said + (settled - said).detach()
 
 
 def correct(render: Tensor, correction: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ waiting for it can take as long as the networks do.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -26,7 +27,6 @@ from mimaface.types import (
     Floats,
     ICAState,
     MeshRender,
-    Motion,
     Pixels,
     SourceFeatures,
     Stage,
@@ -124,13 +124,13 @@ class FrameGenerator:
 
     def _roll_out(self, request: ClipRequest, stage: Stage) -> Clip:
         with stage("condition"):
-            features, moved = features_of(request, self.config), drawn(request)
+            moved = drawn(request)
         state, clips = request.ica, []
         for frame in range(len(request.motion)):
             only = slice(frame, frame + 1)
-            clip = self._make(features, moved[only], request.motion[only], state, request, stage)
-            state = clip.ica
-            clips.append(clip)
+            next_one = replace(request, motion=request.motion[only], ica=state, moved=moved[only])
+            clips.append(self._make(next_one, stage))
+            state = clips[-1].ica
         if len(clips) == 1:
             return clips[0]
         return Clip(
@@ -140,21 +140,14 @@ class FrameGenerator:
             is_finite=all(each.is_finite for each in clips),
         )
 
-    def _make(
-        self,
-        features: SourceFeatures,
-        moved: MeshRender,
-        motion: Motion,
-        state: ICAState | None,
-        request: ClipRequest,
-        stage: Stage,
-    ) -> Clip:
-        # One frame of a request, after the state of the frame before.
-        config = self.config
+    def _make(self, request: ClipRequest, stage: Stage) -> Clip:
+        # One frame.
+        config, state, moved = self.config, request.ica, drawn(request)
         side_px, cell_px = config.square_px, config.autoencoder.factor
         with stage("condition"):
+            features = features_of(request, config)
             seen, corner = look_at(moved, sight_of(state, config))
-            [render], [signals] = np.ascontiguousarray(seen), pack_motion(motion)
+            [render], [signals] = np.ascontiguousarray(seen), pack_motion(request.motion)
             if state is None:
                 previous = self._nothing
                 guess = cut(features.latents, corner, cell_px=cell_px, side_px=side_px)
@@ -184,7 +177,7 @@ class FrameGenerator:
                 latents=guess[None],
                 signals=signals[None],
                 render_latents=None,
-                next_frame=(0 if state is None else state.next_frame) + 1,
+                next_frame=request.first_frame + 1,
                 corner=corner,
             ),
             matte=moved.coverage,

@@ -82,8 +82,8 @@ class FaceMeshExtractor:
         if self._is_frozen(time_s, rgb):
             return Motion.missing(time_s)
         picture = np.ascontiguousarray(self._driver.view(time_s, rgb))
-        found, looks = None, 1 if self._is_followed else LOOKS
-        for _ in range(looks):
+        found: Any = None
+        for _ in range(1 if self._is_followed else LOOKS):
             found = self._graph.process(picture).multi_face_landmarks
             self._is_followed = bool(found)
             if not found:

@@ -10,7 +10,6 @@ from PIL import Image
 from mimaface.animate import encode_source
 from mimaface.half_size import add_half
 from mimaface.model import Model
-from mimaface.photo import built_in_portraits
 from mimaface.types import Appearance, Pixels
 from server.auth import new_id
 from server.decoding import decode_apart
@@ -18,18 +17,15 @@ from server.registry import Source
 from streaming.backend import LocalBackend
 
 
-def encode_built_in(model: Model, backend: LocalBackend) -> list[Source]:
-    """Return the built-in portraits."""
-    return [
-        Source(
-            id=path.stem,
-            name=path.stem.title(),
-            jpeg=path.read_bytes(),
-            appearance=_encode(model, backend, path),
-            is_private=False,
-        )
-        for path in built_in_portraits()
-    ]
+def encode_built_in(model: Model, backend: LocalBackend, path: Path) -> Source:
+    """Return one of the built-in portraits."""
+    return Source(
+        id=path.stem,
+        name=path.stem.title(),
+        jpeg=path.read_bytes(),
+        appearance=_encode(model, backend, path),
+        is_private=False,
+    )
 
 
 def encode_upload(model: Model, backend: LocalBackend, photo: bytes) -> Source:

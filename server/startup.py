@@ -19,6 +19,7 @@ import cv2
 from mimaface.animate import animate
 from mimaface.model import Model, load
 from mimaface.motion import FaceMeshExtractor, RelativeMotion
+from mimaface.photo import built_in_portraits
 from mimaface.types import ClipRequest, Motion
 from server.auth import SECRET_BYTES
 from server.config import ServerConfig
@@ -83,7 +84,11 @@ async def run_services(config: ServerConfig, model: Model, drain: Drain) -> Asyn
             on_made=admission.add,
         )
         with contextlib.closing(backend):
-            for portrait in await loop.run_in_executor(workers, encode_built_in, model, backend):
+            encoding = [
+                loop.run_in_executor(workers, encode_built_in, model, backend, path)
+                for path in built_in_portraits()
+            ]
+            for portrait in await asyncio.gather(*encoding):
                 sources.add_portrait(portrait)
             await loop.run_in_executor(
                 workers, _warm_up, backend, sources.portraits(), model, config
