@@ -188,8 +188,8 @@ class RelativeMotion:
     def __init__(self, neutral: Neutral | None = None) -> None:
         self._neutral = neutral or Neutral()
         self._filters = {
-            "rotation": OneEuroFilter(min_cutoff=2.0, beta=8.0),
-            "translation": OneEuroFilter(min_cutoff=1.5, beta=30.0),
+            "rotation": OneEuroFilter(min_cutoff=2.0, beta=32.0),
+            "translation": OneEuroFilter(min_cutoff=1.5, beta=120.0),
             "expression": OneEuroFilter(min_cutoff=4.0, beta=60.0),
             "gaze": OneEuroFilter(min_cutoff=3.0, beta=6.0),
         }

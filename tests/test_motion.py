@@ -224,6 +224,27 @@ def test_a_fast_movement_is_followed_without_lag() -> None:
     assert shown[9] > 0.8 * turn[9]
 
 
+def test_a_head_that_nods_is_shown_as_far_and_a_hundredth_of_a_second_later(face: Motion) -> None:
+    relative = RelativeMotion(Neutral.of(face))
+    time_s, around = np.arange(90) / FPS, 2 * np.pi * 2.0  # two nods a second
+    nods = 0.05 * np.sin(around * time_s)  # rad
+    shown = [
+        relative.push(
+            replace(
+                face,
+                time_s=np.array([now_s]),
+                rotation=face.rotation + np.array([[nod, 0, 0]], np.float32),
+            )
+        ).rotation[0, 0]
+        for now_s, nod in zip(time_s, nods, strict=True)
+    ]
+    settled = slice(FPS, None)
+    waves = np.stack([np.sin(around * time_s), np.cos(around * time_s)], axis=1)
+    (sine, cosine), *_ = np.linalg.lstsq(waves[settled], np.array(shown)[settled], rcond=None)
+    assert np.hypot(sine, cosine) > 0.97 * 0.05
+    assert -np.arctan2(cosine, sine) / around < 0.012
+
+
 def test_a_lost_face_is_held_then_eases_to_idle_within_a_second(face: Motion) -> None:
     relative, time_s = calibrated(face)
     for index in range(10):
