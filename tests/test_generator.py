@@ -156,10 +156,10 @@ def test_a_clip_begins_where_the_one_before_ended(model: Model, sources: list[Ap
     assert [state_of(clip).next_frame for clip in (first, second)] == [2, 4]
     request = ClipRequest(appearance=sources[0], motion=motion[2:], steps=1)
     [without] = animate(model, [request])
-    assert difference(without.pixels, second.pixels) > 0.3
+    assert difference(without.pixels, second.pixels) > 0.15
     brighter = replace(state_of(first), latents=state_of(first).latents + 0.5)
     [other] = animate(model, [replace(request, ica=brighter)])
-    assert difference(other.pixels, second.pixels) > 0.3
+    assert difference(other.pixels, second.pixels) > 0.15
 
 
 def test_only_new_frames_are_decoded(
