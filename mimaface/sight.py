@@ -91,7 +91,7 @@ def features_of(request: ClipRequest, config: ModelConfig) -> SourceFeatures:
 
 
 def shrink(pixels: Pixels, side_px: int) -> Pixels:
-    """Return square pictures [F, H, H, 3] averaged down to a side; as they are if it is theirs."""
+    """Return square pictures [F, H, H, 3] at a side, averaged where that is shorter than theirs."""
     if pixels.shape[1] == side_px:
         return pixels
     side = (side_px, side_px)

@@ -149,3 +149,11 @@ def test_without_weights_in_the_package_the_mesh_is_drawn(
 ) -> None:
     monkeypatch.setattr("mimaface.model.ASSETS", tmp_path)
     assert load("tiny").steps == (0,)
+
+
+def test_a_driver_of_a_gpu_alone_is_no_gpu(
+    shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mimaface.model.GPU_DRIVERS", (tmp_path,))
+    used = "bfloat16" if torch.cuda.is_available() else "int8"
+    assert load("tiny", weights=shipped).precision == used
