@@ -114,8 +114,8 @@ class ServerConfig:
             raise ValueError(f"steps must not be negative, found {self.steps}")
         if not 1 <= self.fps <= 60:
             raise ValueError(f"fps must be 1 to 60, found {self.fps}")
-        if not 0.02 <= self.latency_budget_s <= 5:
-            raise ValueError(f"latency_budget_s must be 0.02 to 5, found {self.latency_budget_s}")
+        if not 0.001 <= self.latency_budget_s <= 5:
+            raise ValueError(f"latency_budget_s must be 0.001 to 5, found {self.latency_budget_s}")
         if self.admission_fps < 0:
             raise ValueError(f"admission_fps must not be negative, found {self.admission_fps}")
         if self.max_sessions < 1:

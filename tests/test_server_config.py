@@ -100,7 +100,7 @@ def test_a_wrong_setting_is_named() -> None:
         ({"tls_key": "k.pem"}, "tls_key needs tls_cert, found the key k.pem alone"),
         ({"token_secret": "short"}, "token_secret must have 32 characters or more, found 5"),
         ({"steps": -1}, "steps must not be negative, found -1"),
-        ({"latency_budget_s": 0}, "latency_budget_s must be 0.02 to 5, found 0"),
+        ({"latency_budget_s": 0}, "latency_budget_s must be 0.001 to 5, found 0"),
     ],
 )
 def test_a_setting_out_of_range_is_refused(setting: dict[str, object], message: str) -> None:
