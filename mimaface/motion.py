@@ -28,6 +28,7 @@ from mimaface.face_mesh import (
     rotation_angles,
     shut_lips,
 )
+from mimaface.registration import Registration
 from mimaface.types import VERTICES, Floats, Motion, Pixels, Reals
 
 # MediaPipe looks where the face was in the picture before. After its first look, where its detector
@@ -55,7 +56,8 @@ class MotionExtractor(Protocol):
 class FaceMeshExtractor:
     """MediaPipe's face mesh with irises in video mode. One per session, used by one thread.
 
-    It keeps to one face while there are others (`Driver`).
+    It keeps to one face while there are others (`Driver`), and mends by the driver's own skin what
+    MediaPipe is off by (`Registration`).
     """
 
     def __init__(self, *, frozen_after_s: float = math.inf) -> None:
@@ -70,6 +72,8 @@ class FaceMeshExtractor:
 
         self._graph: Any = FaceMesh(max_num_faces=1, refine_landmarks=True)
         self._driver = Driver()
+        self._registration = Registration()
+        self._seen_s = 0.0
         self._is_followed = False
         self._previous: Pixels | None = None
         self._changed_s = 0.0
@@ -91,7 +95,11 @@ class FaceMeshExtractor:
         landmarks = _coordinates(found[0])
         if not self._driver.owns(time_s, landmarks):
             return Motion.missing(time_s)
-        return measure(time_s, landmarks, aspect=rgb.shape[1] / rgb.shape[0])
+        if time_s - self._seen_s > FORGET_AFTER_S:
+            self._registration.forget()
+        self._seen_s = time_s
+        aligned = self._registration.align(time_s, rgb, landmarks)
+        return measure(time_s, aligned, aspect=rgb.shape[1] / rgb.shape[0])
 
     def close(self) -> None:
         """Free MediaPipe's graph."""
