@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimaface.face_mesh import EYES, IRISES, canonical_face
-from mimaface.raster import look_up, rasterize
-from mimaface.registration_loop import compare, gather, relax
+from mimaface.raster import rasterize
+from mimaface.registration_loop import compare, gather, relax, repaint
 from mimaface.types import VERTICES, Floats, Pixels
 
 FACE_PX: Final = 160  # longer side of a face as it is compared, with its margin
@@ -104,7 +104,8 @@ def _view(rgb: Pixels, landmarks_px: Floats) -> _View | None:
         return None
     face = cv2.cvtColor(rgb[low[1] : high[1], low[0] : high[0]], cv2.COLOR_RGB2GRAY)
     sides = np.round((high - low) * (FACE_PX / (high - low).max())).astype(int)
-    how = cv2.INTER_AREA if face.shape[0] > sides[1] else cv2.INTER_LINEAR
+    # Between two pixels lie all that there are down to half the side.
+    how = cv2.INTER_AREA if face.shape[0] > 2 * sides[1] else cv2.INTER_LINEAR
     grey = cv2.resize(face, sides.tolist(), interpolation=how).astype(np.float32)
     scale = (sides / (high - low)).astype(np.float32)
     points = np.empty((VERTICES, 3), np.float32)
@@ -116,42 +117,24 @@ def _view(rgb: Pixels, landmarks_px: Floats) -> _View | None:
 def _moved(first: _View, view: _View) -> tuple[Floats, float]:
     # How far the landmarks of a view are to be moved [V, 2], in its pixels, and how far that is
     # trusted, 0 to 1.
-    height, width = view.grey.shape
     triangles, neighbours = canonical_face().triangles, _neighbours()
-    moved, trusted = np.zeros((VERTICES, 2), np.float32), 0.0
+    moved = np.zeros((VERTICES, 2), np.float32)
     points = view.points.copy()
     for _ in range(ROUNDS):
-        index, weights = rasterize(points, triangles, height, width)
-        where = look_up(index, weights, triangles, first.points)
-        seen = cv2.remap(first.grey, where, None, cv2.INTER_LINEAR, None, cv2.BORDER_REPLICATE)
-        is_face = index >= 0
-        seen = np.where(is_face, seen, view.grey)  # so that nothing pulls at lids, lips and rim
-        gain = _contrast(view.grey, is_face) / max(_contrast(seen, is_face), 1.0)
-        difference = _without_light(seen, view.grey, is_face, np.float32(gain))
-        pulls, trust = compare(seen, view.grey, difference, index, np.float32(HALF_TRUST))
+        index, weights = rasterize(points, triangles, *view.grey.shape)
+        seen, gain = repaint(
+            index, weights, triangles, first.points, first.grey, view.grey, MOST_GAIN
+        )
+        difference = seen - view.grey
+        difference -= cv2.blur(difference, (LIGHT_PX, LIGHT_PX))
+        pulls, trust = compare(seen, view.grey, difference, index, HALF_TRUST)
         sums = gather(pulls, points, _window())
         moved = relax(sums, moved, neighbours, STAY, TOGETHER, SWEEPS)
         moved = np.clip(moved, -MOST_MOVED_PX, MOST_MOVED_PX)
         for eye, iris in zip(EYES, IRISES, strict=True):
             moved[iris : iris + 5] = (moved[eye[0][0]] + moved[eye[0][-1]]) / 2
         points[:, :2] = view.points[:, :2] + moved
-        trusted = trust if 1 / MOST_GAIN < gain < MOST_GAIN else 0.0
-    return moved, trusted
-
-
-def _contrast(grey: Floats, is_face: NDArray[np.bool_]) -> float:
-    return float(cv2.meanStdDev(grey, mask=is_face.astype(np.uint8))[1][0, 0])
-
-
-def _without_light(
-    first: Floats, now: Floats, is_face: NDArray[np.bool_], gain: np.float32
-) -> Floats:
-    # The difference of two pictures, without that of their contrast and of wide lights.
-    gain = np.clip(gain, np.float32(1 / MOST_GAIN), np.float32(MOST_GAIN))
-    difference = np.where(is_face, first * gain - now, np.float32(0))
-    around = (LIGHT_PX, LIGHT_PX)
-    share = cv2.blur(is_face.astype(np.float32), around)
-    return difference - cv2.blur(difference, around) / np.maximum(share, np.float32(0.01))
+    return moved, trust if 1 / MOST_GAIN < gain < MOST_GAIN else 0.0
 
 
 @cache
