@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mimaface.face_mesh import EYES, IRISES, canonical_face
+from mimaface.face_mesh import EYES, INNER_LIPS, IRISES, canonical_face
 from mimaface.raster import rasterize
 from mimaface.registration_loop import compare, gather, relax, repaint
 from mimaface.types import VERTICES, Floats, Pixels
@@ -40,6 +40,11 @@ MOST_GAIN: Final = 2.0  # of contrast, over the first picture's or under it: bey
 LEAST_TRUST: Final = 0.35  # of what there is to see; below, it is another view, or another face,
 RETAKE_S: Final = 2.0  # and after so long a new first picture is taken
 DEPTH_PX: Final = 1000.0  # from the camera to the face; only what is nearer counts
+_INNER_LIPS: Final = np.unique(np.ravel(INNER_LIPS))
+_EYES: Final = tuple(
+    (np.unique(np.ravel(eye)), slice(iris, iris + 5))
+    for eye, iris in zip(EYES, IRISES, strict=True)
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,10 +134,11 @@ def _moved(first: _View, view: _View) -> tuple[Floats, float]:
         difference -= cv2.blur(difference, (LIGHT_PX, LIGHT_PX))
         pulls, trust = compare(seen, view.grey, difference, index, HALF_TRUST)
         sums = gather(pulls, points, _window())
+        sums[_INNER_LIPS] = 0  # they open onto what the first picture did not show
         moved = relax(sums, moved, neighbours, STAY, TOGETHER, SWEEPS)
         moved = np.clip(moved, -MOST_MOVED_PX, MOST_MOVED_PX)
-        for eye, iris in zip(EYES, IRISES, strict=True):
-            moved[iris : iris + 5] = (moved[eye[0][0]] + moved[eye[0][-1]]) / 2
+        for lids, iris in _EYES:  # how far an eye is open, and where it looks, is the tracker's say
+            moved[iris] = moved[lids] = moved[lids].mean(axis=0)
         points[:, :2] = view.points[:, :2] + moved
     return moved, trust if 1 / MOST_GAIN < gain < MOST_GAIN else 0.0
 
