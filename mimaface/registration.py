@@ -24,7 +24,7 @@ from mimaface.types import VERTICES, Floats, Pixels
 
 FACE_PX: Final = 160  # longer side of a face as it is compared, with its margin
 MARGIN: Final = 0.1  # of that side, around the landmarks
-SMALLEST_FACE_PX: Final = 32  # in the frame, below which there is nothing to be seen
+SMALLEST_FACE_PX: Final = 32  # shorter side of what is seen of it, in the frame and here
 MOST_MOVED_PX: Final = 1.6  # of these, to either side: further off, the tracker sees another thing
 ROUNDS: Final = 2  # Gauss-Newton steps, each of
 SWEEPS: Final = 6
@@ -105,10 +105,10 @@ def _view(rgb: Pixels, landmarks_px: Floats) -> _View | None:
     margin = MARGIN * (high - low).max()
     low = np.clip(np.floor(low - margin), 0, shape).astype(int)
     high = np.clip(np.ceil(high + margin), 0, shape).astype(int)
-    if (high - low).min() < SMALLEST_FACE_PX:
+    sides = np.round((high - low) * (FACE_PX / max((high - low).max(), 1))).astype(int)
+    if min((high - low).min(), sides.min()) < SMALLEST_FACE_PX:
         return None
     face = cv2.cvtColor(rgb[low[1] : high[1], low[0] : high[0]], cv2.COLOR_RGB2GRAY)
-    sides = np.round((high - low) * (FACE_PX / (high - low).max())).astype(int)
     # Between two pixels lie all that there are down to half the side.
     how = cv2.INTER_AREA if face.shape[0] > 2 * sides[1] else cv2.INTER_LINEAR
     grey = cv2.resize(face, sides.tolist(), interpolation=how).astype(np.float32)

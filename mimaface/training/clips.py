@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -21,7 +20,6 @@ import numpy as np
 from mimaface.appearance import encode_photo
 from mimaface.errors import SourceImageError
 from mimaface.motion import FaceMeshExtractor, Neutral, RelativeMotion
-from mimaface.photo import measure_photo
 from mimaface.render import render
 from mimaface.sight import pack_motion
 from mimaface.training.canonical import Correspondence, load_correspondence
@@ -29,7 +27,7 @@ from mimaface.training.casting import Scene, cast, set_scene
 from mimaface.training.data import TrainingClip
 from mimaface.training.face_model import FaceModel
 from mimaface.training.film import Film
-from mimaface.training.performance import Pose, perform
+from mimaface.training.performance import perform
 from mimaface.types import Appearance, Floats, Motion, Pixels
 
 PICTURE_PX: Final = 576  # photos and cameras have more than the avatar
@@ -71,16 +69,13 @@ def film_clip(
     scene = set_scene(rng, look, size_px=PICTURE_PX)
     film = Film(model, look, scene, size_px=PICTURE_PX)
 
-    still = _still(perform(rng, 8, fps=1.0)[4], share=float(rng.choice([0.0, 0.5, 1.0])))
-    photo = _through_lens(film.shoot(still, supersampling=2).pixels, scene)
-    try:
-        appearance = encode_photo(photo, size_px=SIZE_PX)
-        neutral = Neutral.of(measure_photo(photo))
-    except SourceImageError:
-        return None
     shots = [film.shoot(pose) for pose in perform(rng, frames, fps=FPS)]
     pictures = [_through_lens(shot.pixels, scene) for shot in shots]
-    motion, seen = _track(pictures, neutral, scene, rng)
+    try:
+        appearance = encode_photo(pictures[0], size_px=SIZE_PX)
+    except SourceImageError:
+        return None
+    motion, seen = _track(pictures, scene, rng)
     truth = np.stack([correspondence.evaluate(model, shot.vertices)[:, :2] for shot in shots])
     if seen is None or _deviation(seen * PICTURE_PX, truth) > MOST_DEVIATION:
         return None
@@ -109,17 +104,6 @@ def _loaded(path: str) -> tuple[FaceModel, Correspondence]:
     return FaceModel.load(Path(path)), load_correspondence()
 
 
-def _still(pose: Pose, *, share: float) -> Pose:
-    # Photos are taken from the front, of calm faces with open eyes that look into the camera.
-    calm = {
-        name: share * weight
-        for name, weight in pose.expression.items()
-        if not name.startswith(("eyeBlink", "eyeLook"))
-    }
-    pitch, yaw, roll = (0.5 * angle for angle in pose.rotation)
-    return replace(pose, expression=calm, gaze=(0.0, 0.0), rotation=(pitch, yaw, roll))
-
-
 def _through_lens(pixels: Pixels, scene: Scene) -> Pixels:
     seen = pixels * scene.tint
     if scene.blur_px > 0.2:
@@ -128,11 +112,11 @@ def _through_lens(pixels: Pixels, scene: Scene) -> Pixels:
 
 
 def _track(
-    pictures: list[Pixels], neutral: Neutral, scene: Scene, rng: np.random.Generator
+    pictures: list[Pixels], scene: Scene, rng: np.random.Generator
 ) -> tuple[Motion, Floats | None]:
     # Relative motion, and the landmarks [F, V, 2] as they were seen; None where a face was lost.
     quality = int(rng.integers(*CAMERA_JPEG))
-    relative, moved, seen = RelativeMotion(neutral), [], []
+    seen = []
     with closing(FaceMeshExtractor()) as extractor:
         for frame, picture in enumerate(pictures):
             picture = cv2.resize(picture, (TRACKED_PX, TRACKED_PX), interpolation=cv2.INTER_AREA)
@@ -142,12 +126,12 @@ def _track(
                 np.clip(noisy, 0, 255).astype(np.uint8),
                 [cv2.IMWRITE_JPEG_QUALITY, quality],
             )
-            motion = extractor.extract(frame / FPS, cv2.imdecode(file, cv2.IMREAD_COLOR))
-            moved.append(relative.push(motion))
-            seen.append(motion)
+            seen.append(extractor.extract(frame / FPS, cv2.imdecode(file, cv2.IMREAD_COLOR)))
     absolute = Motion.concatenate(seen)
-    landmarks = absolute.landmarks[..., :2] if absolute.valid.all() else None
-    return Motion.concatenate(moved), landmarks
+    if not absolute.valid.all():
+        return absolute, None
+    relative = RelativeMotion(Neutral.of(seen[0]))
+    return Motion.concatenate([relative.push(each) for each in seen]), absolute.landmarks[..., :2]
 
 
 def _deviation(seen: Floats, truth: Floats) -> float:
