@@ -22,17 +22,17 @@ from mimaface.raster import rasterize
 from mimaface.registration_loop import compare, gather, relax, repaint
 from mimaface.types import VERTICES, Floats, Pixels
 
-FACE_PX: Final = 160  # longer side of a face as it is compared, with its margin
+FACE_PX: Final = 128  # longer side of a face as it is compared, with its margin
 MARGIN: Final = 0.1  # of that side, around the landmarks
 SMALLEST_FACE_PX: Final = 32  # shorter side of what is seen of it, in the frame and here
 MOST_MOVED_PX: Final = 1.6  # of these, to either side: further off, the tracker sees another thing
 ROUNDS: Final = 2  # Gauss-Newton steps, each of
 SWEEPS: Final = 6
-WINDOW_PX: Final = (3.0, 7)  # deviation and reach of what a landmark looks at
+WINDOW_PX: Final = (2.5, 6)  # deviation and reach of what a landmark looks at
 STAY: Final = 0.1  # squared grey levels a pixel: what a landmark's own place weighs,
 TOGETHER: Final = 2.0  # and its neighbours'
 # Lighting changes over wider places than this; what does, is no motion.
-LIGHT_PX: Final = 25
+LIGHT_PX: Final = 19
 # What of the difference counts is settled by how the face was seen: half of a pixel's say is lost
 # at so many grey levels, where there is a shadow, a hand or teeth that the first picture had not.
 HALF_TRUST: Final = 15.0
@@ -109,8 +109,7 @@ def _view(rgb: Pixels, landmarks_px: Floats) -> _View | None:
     if min((high - low).min(), sides.min()) < SMALLEST_FACE_PX:
         return None
     face = cv2.cvtColor(rgb[low[1] : high[1], low[0] : high[0]], cv2.COLOR_RGB2GRAY)
-    # Between two pixels lie all that there are down to half the side.
-    how = cv2.INTER_AREA if face.shape[0] > 2 * sides[1] else cv2.INTER_LINEAR
+    how = cv2.INTER_AREA if face.shape[0] > sides[1] else cv2.INTER_LINEAR
     grey = cv2.resize(face, sides.tolist(), interpolation=how).astype(np.float32)
     scale = (sides / (high - low)).astype(np.float32)
     points = np.empty((VERTICES, 3), np.float32)
