@@ -311,8 +311,14 @@ class Neutral:
             rotation=seen.rotation - self._mean.rotation,
             translation=np.append(shift, np.log(nearer)).astype(np.float32),
             expression=((shape - self._shape) / self._proportions).ravel(),
-            gaze=seen.gaze - self._mean.gaze,
+            gaze=_together(seen.gaze - self._mean.gaze, shape),
         )
+
+
+def _together(gaze: Floats, shape: Floats) -> Floats:
+    # Eyes move together; how far is seen best by the one that is wider open.
+    openness = np.array([gap(shape, eye) for eye in EYES]) ** 2 + 1e-6
+    return np.tile(np.average(gaze.reshape(2, 2), axis=0, weights=openness), 2).astype(np.float32)
 
 
 def relative_ahead(frames: Iterator[tuple[Motion, Payload]]) -> Iterator[tuple[Motion, Payload]]:

@@ -245,6 +245,26 @@ def test_a_head_that_nods_is_shown_as_far_and_a_hundredth_of_a_second_later(face
     assert -np.arctan2(cosine, sine) / around < 0.012
 
 
+def test_eyes_move_together_as_far_as_the_wider_open_one_is_seen_to(face: Motion) -> None:
+    relative, now_s = calibrated(face)
+
+    def looks(time_s: float, **shapes: float) -> Floats:
+        seen = at(face, time_s, **shapes)
+        aside = np.array([[0.2, 0.0, 0.0, 0.0]], np.float32)  # MediaPipe sees it in one eye alone
+        for _ in range(20):  # until the filter has settled
+            time_s += 1 / FPS
+            moved = replace(seen, time_s=np.array([time_s]), gaze=face.gaze + aside)
+            shown = relative.push(moved).gaze[0]
+        return shown
+
+    both = looks(now_s)
+    assert both[:2] == pytest.approx(both[2:])
+    assert 0.06 < both[0] < 0.14
+    winking = looks(now_s + 1, eyeBlink_L=1.0, eyeBlink_R=0.0)
+    assert winking[:2] == pytest.approx(winking[2:])
+    assert winking[0] > 0.17 or winking[0] < 0.03, "a shut eye says little"
+
+
 def test_a_lost_face_is_held_then_eases_to_idle_within_a_second(face: Motion) -> None:
     relative, time_s = calibrated(face)
     for index in range(10):
