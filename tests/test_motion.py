@@ -260,9 +260,11 @@ def test_eyes_move_together_as_far_as_the_wider_open_one_is_seen_to(face: Motion
     both = looks(now_s)
     assert both[:2] == pytest.approx(both[2:])
     assert 0.06 < both[0] < 0.14
-    winking = looks(now_s + 1, eyeBlink_L=1.0, eyeBlink_R=0.0)
-    assert winking[:2] == pytest.approx(winking[2:])
-    assert winking[0] > 0.17 or winking[0] < 0.03, "a shut eye says little"
+    for shut, says in (("eyeBlink_L", 0.2), ("eyeBlink_R", 0.0)):  # the person's, not the picture's
+        now_s += 1
+        winking = looks(now_s, **{shut: 1.0})
+        assert winking[:2] == pytest.approx(winking[2:])
+        assert winking[0] == pytest.approx(says, abs=0.03), "a shut eye says little"
 
 
 def test_a_lost_face_is_held_then_eases_to_idle_within_a_second(face: Motion) -> None:
