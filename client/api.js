@@ -13,12 +13,14 @@
  * @property {string} id
  * @property {string} name
  * @property {string} url
+ * @property {Blob} [photo] it was made of, if it was uploaded here
  *
  * @typedef {object} Session
  * @property {string} id
  * @property {string} url
  * @property {RTCIceServer[]} ice_servers
  * @property {string} public_id its name towards viewers
+ * @property {number} expires_s when its tokens end, in seconds since 1970
  * @property {{publish: string, watch: string, control: string}} tokens
  */
 
@@ -55,7 +57,7 @@ async function request(url, options) {
   throw new ServerError(
     body.error ?? body.detail ?? `The server answered ${response.status}.`,
     response.status,
-    Number(response.headers.get("Retry-After") ?? 0) * 1000,
+    1000 * (Number(response.headers.get("Retry-After")) || 0), // A proxy's may be a date.
   );
 }
 
@@ -73,22 +75,35 @@ export async function fetchPortraits() {
  * Upload a photo to be animated. Call it only after the person has confirmed their right to it.
  *
  * @param {Blob} photo
- * @returns {Promise<{id: string, url: string, width: number, height: number}>} the accepted crop
+ * @returns {Promise<{id: string, url: string}>} what the server knows it by
  */
 export async function uploadPhoto(photo) {
   const headers = { "Content-Type": photo.type, "X-Consent": "yes" };
-  return (await request("/v1/sources", { method: "POST", headers, body: photo })).json();
+  const options = { method: "POST", headers, body: photo };
+  const { id, url } = await (await request("/v1/sources", options)).json();
+  return { id, url };
 }
 
 /**
  * @param {string} source id of a portrait
+ * @param {string} continues control token of an earlier session, whose public id the new one is to
+ *   have; empty for none
  * @param {AbortSignal} signal
  * @returns {Promise<Session>}
  */
-export async function createSession(source, signal) {
+export async function createSession(source, continues, signal) {
   const headers = { "Content-Type": "application/json" };
-  const body = JSON.stringify({ source });
+  const body = JSON.stringify({ source, continues });
   return (await request("/v1/sessions", { method: "POST", headers, body, signal })).json();
+}
+
+/**
+ * @param {Session} session
+ * @param {AbortSignal} signal
+ * @returns {Promise<RTCIceServer[]>} the STUN and TURN servers to use with it from now on
+ */
+export async function fetchSessionIceServers(session, signal) {
+  return (await (await request(`${session.url}/ice`, { signal })).json()).ice_servers;
 }
 
 /**

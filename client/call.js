@@ -2,10 +2,17 @@
 // peer connection comes up, a WebSocket instead of both. It keeps itself up when the network changes
 // or the server restarts. It knows nothing of the page.
 
-import { createSession, deleteSession, exchangeSdp } from "./api.js";
+import {
+  createSession,
+  deleteSession,
+  exchangeSdp,
+  fetchSessionIceServers,
+  uploadPhoto,
+} from "./api.js";
 import {
   BACKOFF_MS,
   JITTER_MS,
+  STABLE_MS,
   UnreachableError,
   established,
   gathered,
@@ -15,7 +22,6 @@ import {
 import { Meter } from "./meter.js";
 import { SocketPeer } from "./socket.js";
 
-const STABLE_MS = 5000; // A connection lost earlier than this is not retried without a wait.
 const PING_MS = 1000;
 
 const VOICELESS = "The call goes over a WebSocket, which carries the picture, but not your voice.";
@@ -36,7 +42,9 @@ const VOICELESS = "The call goes over a WebSocket, which carries the picture, bu
  * - "failed", detail string: the call could not be brought back and is over.
  */
 export class Call extends EventTarget {
-  #source;
+  #portrait;
+  /** @type {import("./api.js").Portrait} the one the server knows of */
+  #told;
   #camera;
   /** @type {MediaStreamTrack | null} */
   #microphone = null;
@@ -49,17 +57,20 @@ export class Call extends EventTarget {
   /** @type {RTCDataChannel | SocketPeer | null} */
   #ctrl = null;
   #usesSocket;
+  #continues;
 
   /**
-   * @param {string} source id of the portrait
+   * @param {import("./api.js").Portrait} portrait
    * @param {MediaStreamTrack} camera
-   * @param {{usesSocket?: boolean}} [options] usesSocket: try no peer connection at all
+   * @param {{usesSocket?: boolean, continues?: string}} [options] usesSocket: try no peer connection
+   *   at all; continues: control token of an earlier session, whose viewers are to see this call
    */
-  constructor(source, camera, { usesSocket = false } = {}) {
+  constructor(portrait, camera, { usesSocket = false, continues = "" } = {}) {
     super();
     this.#usesSocket = usesSocket || !("RTCPeerConnection" in globalThis); // Switched off.
-    this.#source = source;
+    this.#portrait = this.#told = portrait;
     this.#camera = camera;
+    this.#continues = continues;
   }
 
   /**
@@ -89,10 +100,9 @@ export class Call extends EventTarget {
     this.#send({ type: "recalibrate" });
   }
 
-  /** @returns {string} address that shows this call's avatar to who has it, from "connected" on */
-  get overlayUrl() {
-    const { public_id, tokens } = this.#session;
-    return new URL(`/overlay?session=${public_id}#t=${tokens.watch}`, location.href).href;
+  /** @returns {import("./api.js").Session} the session there is now, from "connected" on */
+  get session() {
+    return this.#session;
   }
 
   /** @param {boolean} isPaused */
@@ -101,15 +111,16 @@ export class Call extends EventTarget {
     this.#send({ type: "pause", paused: isPaused });
   }
 
-  /** @param {string} source id of the portrait to go on with */
-  setSource(source) {
-    this.#source = source;
-    this.#send({ type: "source", source });
+  /** @param {import("./api.js").Portrait} portrait to go on with */
+  setPortrait(portrait) {
+    this.#portrait = portrait;
+    this.#tellPortrait();
   }
 
   /** @param {MediaStreamTrack} camera */
   async setCamera(camera) {
     this.#camera = camera;
+    if (this.#peer?.connectionState === "closed") return; // The next one takes it along.
     await this.#peer?.getSenders()[0]?.replaceTrack(camera);
   }
 
@@ -118,7 +129,7 @@ export class Call extends EventTarget {
    * @throws {Error} the call goes over something that has no sound
    */
   async setMicrophone(microphone) {
-    if (microphone && this.#usesSocket) throw new Error(VOICELESS);
+    if (microphone && this.#peer instanceof SocketPeer) throw new Error(VOICELESS);
     this.#microphone = microphone;
     if (this.#peer?.connectionState === "closed") return; // The next one takes it along.
     await this.#peer?.getSenders()[1]?.replaceTrack(microphone);
@@ -166,21 +177,70 @@ export class Call extends EventTarget {
   async #connect() {
     const { signal } = this.#ended;
     this.#peer?.close();
-    const isKnown = this.#session !== null;
-    this.#session ??= await createSession(this.#source, signal);
+    await this.#haveSession(signal);
     try {
-      await (this.#usesSocket ? this.#connectSocket(signal) : this.#connectPeer(signal));
+      await this.#carry(signal);
     } catch (error) {
       this.#peer?.close();
-      if (error instanceof UnreachableError) this.#usesSocket = true; // For the rest of the call.
-      else if (error.status !== 404 || !isKnown) throw error;
-      else this.#session = null; // The server has forgotten it: we were away for too long.
-      return this.#connect();
+      throw error;
     }
-    // Catch up on what was chosen while the connection was down.
-    if (isKnown) this.#send({ type: "source", source: this.#source });
-    if (this.#isPaused) this.#send({ type: "pause", paused: true });
+    // Catch up on what was chosen while there was no connection.
+    this.#tellPortrait();
+    this.#send({ type: "pause", paused: this.#isPaused });
     this.#emit("connected");
+  }
+
+  /**
+   * Go on with the session there is, or start one where the server has forgotten it.
+   *
+   * @param {AbortSignal} signal
+   */
+  async #haveSession(signal) {
+    if (this.#session) {
+      try {
+        // What opens a TURN server does not last as long as a call may.
+        this.#session.ice_servers = await fetchSessionIceServers(this.#session, signal);
+        return;
+      } catch (error) {
+        if (error.status !== 404) throw error;
+      }
+    }
+    this.#session = await this.#startSession(signal);
+    this.#continues = this.#session.tokens.control;
+  }
+
+  /**
+   * @param {AbortSignal} signal
+   * @returns {Promise<import("./api.js").Session>}
+   */
+  async #startSession(signal) {
+    this.#told = this.#portrait;
+    try {
+      return await createSession(this.#told.id, this.#continues, signal);
+    } catch (error) {
+      if (error.status !== 404 || !this.#told.photo) throw error;
+      // The server has forgotten the photo, which this page has still.
+      Object.assign(this.#told, await uploadPhoto(this.#told.photo));
+      return createSession(this.#told.id, this.#continues, signal);
+    }
+  }
+
+  /**
+   * Carry the session by whatever gets through.
+   *
+   * @param {AbortSignal} signal
+   */
+  async #carry(signal) {
+    if (!this.#usesSocket) {
+      try {
+        return await this.#connectPeer(signal);
+      } catch (error) {
+        if (!(error instanceof UnreachableError)) throw error;
+        this.#peer.close();
+      }
+    }
+    await this.#connectSocket(signal);
+    this.#usesSocket = true; // What is in WebRTC's way is likely to stay there.
   }
 
   /** @param {AbortSignal} signal */
@@ -227,10 +287,16 @@ export class Call extends EventTarget {
       else if (message.type === "error") this.#emit("refused", message.error);
       else if (message.type === "restarting") this.#emit("restarting", message.within_s);
       else if (message.type === "stats" && message.server_ms.p50 !== null) {
-        const connection = this.#usesSocket ? "WebSocket" : "WebRTC";
+        const connection = peer instanceof SocketPeer ? "WebSocket" : "WebRTC";
         this.#emit("figures", { ...meter.read(await peer.getStats(), message), connection });
       }
     });
+  }
+
+  #tellPortrait() {
+    if (this.#portrait === this.#told || this.#ctrl?.readyState !== "open") return;
+    this.#told = this.#portrait;
+    this.#send({ type: "source", source: this.#portrait.id });
   }
 
   /** @param {object} message dropped while there is no connection; #connect() catches up */

@@ -1,21 +1,17 @@
 // The webcam: opening it, choosing one, and what to do when it cannot be had.
 
-const REMEMBERED = "mimaface.camera";
-
 /**
- * Open the camera that was chosen last, or else the one the browser prefers.
- *
+ * @param {string | null} deviceId of the camera to open, if it is there; null for the one that the
+ *   browser prefers
  * @returns {Promise<MediaStreamTrack>} what the camera sees, never mirrored
  * @throws {DOMException} see `helpFor`
  */
-export async function openCamera() {
+export async function openCamera(deviceId) {
   if (!navigator.mediaDevices) throw new DOMException("no camera access", "SecurityError");
-  const deviceId = localStorage.getItem(REMEMBERED);
   try {
     return await open(deviceId ? { deviceId: { exact: deviceId } } : { facingMode: "user" });
   } catch (error) {
     if (!deviceId || !["OverconstrainedError", "NotFoundError"].includes(error.name)) throw error;
-    localStorage.removeItem(REMEMBERED); // It is not plugged in any more.
     return open({ facingMode: "user" });
   }
 }
@@ -27,11 +23,6 @@ async function open(which) {
   const [track] = stream.getVideoTracks();
   track.contentHint = "motion"; // Rather a coarser picture than a late one.
   return track;
-}
-
-/** @param {string} deviceId of the camera to open from now on */
-export function rememberCamera(deviceId) {
-  localStorage.setItem(REMEMBERED, deviceId);
 }
 
 /** @returns {Promise<MediaDeviceInfo[]>} the cameras; without names before permission is given */

@@ -2,6 +2,7 @@
 
 /** Waits before each attempt to reconnect. */
 export const BACKOFF_MS = [0, 300, 1200, 2700, 4800, 7000, 7000, 7000, 7000, 7000];
+export const STABLE_MS = 5000; // A connection lost earlier than this is not retried without a wait.
 export const JITTER_MS = 1000; // Keeps the clients of a restarted server from coming all at once.
 const GATHER_MS = 3000; // An unreachable STUN server must not hold the offer back for longer.
 const ESTABLISH_MS = 6000; // A firewall that drops packets says nothing.

@@ -56,7 +56,9 @@ const VALUES = {
 export function readSettings(address) {
   const { searchParams, hash } = new URL(address);
   const given = Object.fromEntries(searchParams);
-  given.token = new URLSearchParams(hash.slice(1)).get("t") ?? given.token ?? "";
+  const { t, ...misplaced } = Object.fromEntries(new URLSearchParams(hash.slice(1)));
+  given.token = t ?? given.token ?? "";
+  for (const name of Object.keys(misplaced)) throw new Error(`${name} belongs before the #.`);
 
   for (const name of Object.keys(given)) {
     if (!(name in CHOICES) && !(name in VALUES)) {

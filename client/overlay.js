@@ -47,9 +47,10 @@ async function play(stream) {
   video.srcObject = stream;
   try {
     await video.play();
-  } catch {
+  } catch (error) {
+    if (error.name !== "NotAllowedError") return; // A newer stream took its place.
     video.muted = true; // OBS lets sound play at once, other browsers wait for a click.
-    await video.play().catch(() => {}); // A newer stream took its place.
+    await video.play().catch(() => {});
   }
 }
 

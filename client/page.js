@@ -2,7 +2,8 @@
 
 import { fetchConfig, fetchPortraits, uploadPhoto } from "./api.js";
 import { Call } from "./call.js";
-import { helpFor, listCameras, openCamera, rememberCamera } from "./camera.js";
+import { helpFor, listCameras, openCamera } from "./camera.js";
+import { forget, keep, recall } from "./memory.js";
 import { helpFor as helpForMicrophone, openMicrophone } from "./microphone.js";
 
 /** @returns {any} an element that index.html has; which kind it is, its name tells */
@@ -68,6 +69,7 @@ let pendingPhoto = null;
 let call = null;
 /** @type {MediaStreamTrack | null} */
 let camera = null;
+let cameraTurn = 0; // Which opening of a camera is the last.
 /** @type {MediaStreamTrack | null} what those who watch hear; null while it is off */
 let microphone = null;
 let isOpeningMicrophone = false;
@@ -87,7 +89,7 @@ function show() {
   const now = phase !== "live" ? phase : isPaused ? "paused" : seen;
   document.body.dataset.phase = phase;
   document.body.dataset.state = now;
-  const hint = camera?.muted && !isPaused ? "Your system has paused the camera" : HINT[now];
+  const hint = (phase === "live" && !isPaused && cameraHint()) || HINT[now];
   // Unchanged text is left alone, so that a screen reader does not read it again.
   setText($("status"), portrait ? STATUS[now] : "Loading");
   setText($("hint"), hint ?? "");
@@ -100,9 +102,15 @@ function show() {
   if (!isMeasuring()) $("readout").hidden = true;
 }
 
+/** @returns {string | undefined} why the camera sees nothing */
+function cameraHint() {
+  if (camera.readyState === "ended") return "There is no camera";
+  if (camera.muted) return "Your system has paused the camera";
+}
+
 /** Whether figures tell of frames that follow the camera. */
 function isMeasuring() {
-  return phase === "live" && !isPaused;
+  return phase === "live" && !isPaused && state !== "lost";
 }
 
 /**
@@ -218,7 +226,7 @@ async function start() {
   phase = "asking";
   show();
   try {
-    await useCamera();
+    if (!(await useCamera())) return; // The page is being left.
   } catch (error) {
     phase = "idle";
     show();
@@ -232,7 +240,8 @@ async function start() {
   show();
   if (document.activeElement === document.body) $("pause").focus(); // "Go live" has gone.
 
-  const placed = new Call(portrait.id, camera, { usesSocket: USES_SOCKET });
+  const continues = handedOut()?.control;
+  const placed = new Call(portrait, camera, { usesSocket: USES_SOCKET, continues });
   call = placed;
   listenTo(placed);
   try {
@@ -250,7 +259,7 @@ function listenTo(placed) {
     avatar: showAvatar,
     connected() {
       phase = "live";
-      $("overlay-url").value = placed.overlayUrl;
+      showOverlay(placed.session);
       show();
     },
     reconnecting() {
@@ -291,6 +300,8 @@ function listenTo(placed) {
 
 function stop() {
   const hadFocus = $("stop").parentElement.contains(document.activeElement);
+  phase = "idle";
+  cameraTurn++; // A camera that is being opened is not used.
   clearTimeout(relaxTimer);
   call?.end();
   call = null;
@@ -300,7 +311,6 @@ function stop() {
   $("self").srcObject = null;
   $("avatar").srcObject = null;
   delete $("avatar-frame").dataset.isMoving;
-  phase = "idle";
   show();
   if (hadFocus) $("start").focus();
 }
@@ -336,25 +346,69 @@ function toggleStats() {
   setPressed($("show-stats"), !$("stats").hidden);
 }
 
-async function copyOverlay() {
-  $("overlay-url").select();
-  if (!navigator.clipboard) return; // Over plain HTTP a page may not copy by itself, the keys do.
-  await navigator.clipboard.writeText($("overlay-url").value);
-  setText($("copy-overlay"), "Copied");
-  setTimeout(() => setText($("copy-overlay"), "Copy"), COPIED_MS);
-}
-
 function toggleFullscreen() {
   if (document.fullscreenElement) document.exitFullscreen();
   else $("stage").requestFullscreen();
 }
 
+// --- The address for OBS ---------------------------------------------------------------------
+
+/** @param {import("./api.js").Session} session */
+function showOverlay({ public_id, tokens }) {
+  const address = new URL(`/overlay?session=${public_id}#t=${tokens.watch}`, location.href);
+  const known = handedOut();
+  if (known?.id === public_id) return void ($("overlay-url").value = known.address);
+  $("overlay-url").value = address.href;
+  if (!known) return;
+  forget("overlay");
+  showHelp({
+    title: "The address for OBS has changed",
+    advice: "The server no longer knows the one that you copied. Copy the new one.",
+  });
+}
+
+/** @returns {{id: string, control: string, address: string} | null} what was copied for OBS last */
+function handedOut() {
+  return JSON.parse(recall("overlay") ?? "null");
+}
+
+/** Keep the address that was copied, so that later calls are seen there, too. */
+function keepOverlay() {
+  const { public_id: id, tokens } = call.session;
+  if (handedOut()?.id === id) return;
+  keep("overlay", JSON.stringify({ id, control: tokens.control, address: $("overlay-url").value }));
+}
+
+async function copyOverlay() {
+  $("overlay-url").select();
+  keepOverlay();
+  await navigator.clipboard.writeText($("overlay-url").value).catch(() => {}); // It is selected.
+  setText($("copy-overlay"), "Copied");
+  setTimeout(() => setText($("copy-overlay"), "Copy"), COPIED_MS);
+}
+
 // --- The camera ------------------------------------------------------------------------------
 
-/** Open the camera that is to be used, in place of the one before. */
-async function useCamera() {
+/**
+ * Open a camera, in place of the one before.
+ *
+ * @param {string | null} [deviceId] of the camera, if it is there; null for any
+ * @returns {Promise<boolean>} whether it is used; another one may be wanted, or none, meanwhile
+ */
+async function useCamera(deviceId = recall("camera")) {
+  const turn = ++cameraTurn;
   camera?.stop(); // Phones open one camera at a time.
-  camera = await openCamera();
+  let opened;
+  try {
+    opened = await openCamera(deviceId);
+  } catch (error) {
+    if (turn === cameraTurn) throw error;
+  }
+  if (turn !== cameraTurn) {
+    opened?.stop();
+    return false;
+  }
+  camera = opened;
   camera.enabled = !isPaused;
   // Unplugged, or taken away; a stop from here fires no event.
   camera.addEventListener("ended", reopenCamera);
@@ -363,33 +417,48 @@ async function useCamera() {
   $("self").srcObject = new MediaStream([camera]);
   await call?.setCamera(camera);
   await showCameras();
+  return turn === cameraTurn;
 }
 
+/** Open a camera again. As long as there is none the call goes on, and the avatar rests. */
 async function reopenCamera() {
   try {
-    await useCamera();
+    if (await useCamera()) showHelp(null);
+  } catch (error) {
+    showHelp(helpFor(error));
+  }
+  show();
+}
+
+async function chooseCamera() {
+  const chosen = $("camera").value;
+  if (!call) return keep("camera", chosen);
+  try {
+    if (!(await useCamera(chosen))) return;
+    keep("camera", chosen);
     showHelp(null);
     show();
   } catch (error) {
-    stop();
+    await reopenCamera();
     showHelp(helpFor(error));
   }
 }
 
+/** Cameras came or went. */
+async function lookForCameras() {
+  await showCameras();
+  if (call && camera.readyState === "ended") reopenCamera();
+}
+
 async function showCameras() {
   const cameras = await listCameras();
-  const chosen = camera?.getSettings().deviceId;
+  const chosen = camera?.getSettings().deviceId ?? recall("camera");
   $("camera").replaceChildren(
     ...cameras.map(
       ({ label, deviceId }) => new Option(label, deviceId, false, deviceId === chosen),
     ),
   );
   $("camera-card").hidden = cameras.length === 0;
-}
-
-function chooseCamera() {
-  rememberCamera($("camera").value);
-  if (camera) reopenCamera();
 }
 
 // --- The microphone --------------------------------------------------------------------------
@@ -415,8 +484,15 @@ async function toggleMicrophone() {
     opened.stop();
     return showHelp({ title: "The microphone stays off", advice: error.message });
   }
+  if (call !== joined) return opened.stop();
   microphone = opened;
-  microphone.addEventListener("ended", muteMicrophone); // Unplugged, or taken away.
+  microphone.addEventListener("ended", () => {
+    muteMicrophone();
+    showHelp({
+      title: "Nobody hears you any more",
+      advice: "The microphone was unplugged or taken away. Switch it on again to use another one.",
+    });
+  });
   showHelp(null);
   show();
 }
@@ -452,7 +528,7 @@ function choosePortrait(choice) {
   $("still").src = choice.url;
   $("still").alt = choice.name;
   $("ambience").src = choice.url;
-  call?.setSource(choice.id);
+  call?.setPortrait(choice);
   showHelp(null);
   show();
 }
@@ -478,14 +554,22 @@ async function usePhoto(photo) {
       const mib = config.max_upload_bytes / 2 ** 20;
       return sayOfPhoto(`${photo.name} is larger than ${mib} MiB. Make it smaller first.`, "error");
     }
-    const { id, url } = await uploadPhoto(fitted);
-    const choice = { id, url, name: "Yours" };
+    const choice = { ...(await uploadPhoto(fitted)), name: nameOf(photo), photo: fitted };
+    $("consent").checked = false; // It was given for this photo.
     addPortrait(choice).checked = true;
     choosePortrait(choice);
     sayOfPhoto("Ready. This part of the photo will move.", "good");
   } catch (error) {
     sayOfPhoto(error.message, "error");
   }
+}
+
+/**
+ * @param {File} photo
+ * @returns {string} what it is called on the page: its name without the ending
+ */
+function nameOf({ name }) {
+  return name.replace(/\.\w+$/, "") || "Yours";
 }
 
 /**
@@ -500,7 +584,7 @@ async function fit(photo) {
   const canvas = document.createElement("canvas");
   [canvas.width, canvas.height] = [picture.width * scale, picture.height * scale];
   canvas.getContext("2d").drawImage(picture, 0, 0, canvas.width, canvas.height);
-  const type = photo.type === "image/jpeg" ? "image/jpeg" : "image/png"; // One keeps transparency.
+  const type = photo.type === "image/jpeg" ? photo.type : "image/webp"; // It keeps transparency.
   return new Promise((resolve) => {
     canvas.toBlob((blob) => resolve(blob ?? photo), type, 0.92);
   });
@@ -537,12 +621,15 @@ function wire() {
   $("show-stats").addEventListener("click", toggleStats);
   $("fullscreen").addEventListener("click", toggleFullscreen);
   $("copy-overlay").addEventListener("click", copyOverlay);
+  $("overlay-url").addEventListener("copy", keepOverlay);
+  $("close-help").addEventListener("click", () => showHelp(null));
   $("camera").addEventListener("change", chooseCamera);
-  navigator.mediaDevices?.addEventListener("devicechange", showCameras);
+  navigator.mediaDevices?.addEventListener("devicechange", lookForCameras);
   addEventListener("pagehide", stop);
 
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
+    if (event.key === "Escape") showHelp(null);
     if ($("camera").contains(event.target)) return; // Letters choose an entry there.
     if (phase !== "idle" && phase !== "asking") KEYS[event.key.toLowerCase()]?.click();
   });

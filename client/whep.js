@@ -1,15 +1,20 @@
-// A WHEP viewer: one connection to an avatar at a time, made again for as long as there is one. It
+// A WHEP viewer: one connection to an avatar at a time, made again for as long as it is watched. It
 // knows nothing of the page, and of the server only what WHEP says.
 
 import { fetchIceServers, endLeg, startLeg } from "./api.js";
-import { BACKOFF_MS, JITTER_MS, established, gathered, lost, waitOrOnline } from "./connection.js";
-
-const STABLE_MS = 5000; // A connection lost earlier than this is not retried without a wait.
+import {
+  BACKOFF_MS,
+  JITTER_MS,
+  STABLE_MS,
+  established,
+  gathered,
+  lost,
+  waitOrOnline,
+} from "./connection.js";
 
 /**
  * A Viewer dispatches these CustomEvents:
  * - "stream", detail MediaStream: the avatar, new with each connection;
- * - "lost": the connection is gone, or could not be made, and will be tried again;
  * - "failed", detail Error: the server refuses for good, and the viewer has ended.
  */
 export class Viewer extends EventTarget {
@@ -55,7 +60,6 @@ export class Viewer extends EventTarget {
         }
         retryAfterMs = error.retryAfterMs ?? 0;
       }
-      this.#emit("lost");
       this.#hangUp();
       const waitMs = BACKOFF_MS[Math.min(attempt, BACKOFF_MS.length - 1)];
       const jitterMs = waitMs && Math.random() * JITTER_MS;
@@ -123,8 +127,10 @@ export class Viewer extends EventTarget {
 }
 
 /**
- * Nobody driving yet, and too many requests, are worth another try.
+ * A session that has ended and may be continued, nobody driving yet, and too many requests are worth
+ * another try.
  *
  * @param {Error & {status?: number}} error
  */
-const isFinal = ({ status = 0 }) => status >= 400 && status < 500 && ![409, 429].includes(status);
+const isFinal = ({ status = 0 }) =>
+  status >= 400 && status < 500 && ![404, 409, 429].includes(status);

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -70,6 +71,7 @@ def create_app(config: ServerConfig, model: Model, drain: Drain | None = None) -
             Route("/v1/sources/{id}.jpg", get_picture),
             Route("/v1/sessions", create_session, methods=["POST"]),
             Route("/v1/sessions/{id}", delete_session, methods=["DELETE"]),
+            Route("/v1/sessions/{id}/ice", get_ice_servers),
             Route("/v1/sessions/{id}/rtc", connect_session, methods=["POST"]),
             WebSocketRoute("/v1/sessions/{id}/socket", carry_session),
             Route("/v1/sessions/{id}/stats", get_stats),
@@ -172,6 +174,9 @@ async def create_source(request: Request) -> Response:
 async def create_session(request: Request) -> Response:
     """Start a call with a portrait; its motion extractor is built meanwhile.
 
+    With the control token of an earlier session as `continues` it keeps that one's public id, and
+    so the addresses that viewers have, unless somebody drives it.
+
     The answer holds its URLs: `url` for the page's call, a capability; `whip_url`, `whep_url` and
     `control_url` for who has the token of that scope.
     """
@@ -181,8 +186,11 @@ async def create_session(request: Request) -> Response:
         message = json.loads(await read_body(request, _MAX_JSON_BYTES))
         source = services.sources.get(message["source"])
         ttl_s = float(message.get("ttl_s", services.config.session_ttl_s))
+        continued = message.get("continues", "")
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise HTTPException(422, 'Send {"source": "<id of a portrait>"}.') from error
+    if not isinstance(continued, str):
+        raise HTTPException(422, "continues must be the control token of an earlier session.")
     if not 0 < ttl_s <= _MAX_TTL_S:
         raise HTTPException(422, f"ttl_s must be above 0 and at most {_MAX_TTL_S:g} seconds.")
     if source is None:
@@ -190,6 +198,7 @@ async def create_session(request: Request) -> Response:
     if services.drain.is_on:
         services.metrics.reject("restart")
         raise busy(RESTARTING)
+    public_id = await services.inherit(continued) if continued else ""
     if services.calls.is_full:
         services.metrics.reject("full")
         raise busy("All places are taken. Try again in a moment.")
@@ -200,7 +209,9 @@ async def create_session(request: Request) -> Response:
             "Try again when somebody has left."
         )
     limit_sessions(request)
-    call = services.start_call(source, ttl_s=ttl_s, address=address_of(request))
+    call = services.start_call(
+        source, ttl_s=ttl_s, address=address_of(request), public_id=public_id
+    )
     url = f"/v1/sessions/{call.id}"
     expires_s = unix_s() + services.config.token_ttl_s
     created = {
@@ -215,6 +226,12 @@ async def create_session(request: Request) -> Response:
         "expires_s": round(expires_s),
     }
     return JSONResponse(created, 201, {"Location": url})
+
+
+async def get_ice_servers(request: Request) -> Response:
+    """Tell a call's STUN and TURN servers again: their credentials last shorter than a call may."""
+    services: Services = request.state.services
+    return JSONResponse({"ice_servers": services.ice_servers(_find_call(request))})
 
 
 async def connect_session(request: Request) -> Response:
@@ -235,7 +252,7 @@ async def connect_session(request: Request) -> Response:
 async def carry_session(socket: WebSocket) -> None:
     """Carry a call over a WebSocket; an earlier connection of the same call ends."""
     services: Services = socket.state.services
-    await socket.accept()
+    await socket.accept(headers=Headers(GENERATED).raw)
     call = services.calls.get(socket.path_params["id"])
     if call is None or not await services.carry_call(call, socket):
         await socket.close(GONE, "This session has ended. Start a new one.")

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from mimaface.types import Appearance
-from server.auth import new_id
 from server.broadcast import Broadcast
 from server.drain import Drain
 from server.legs import Leg
@@ -58,7 +57,8 @@ class Sources:
         self._portraits[source.id] = source
 
     def add_upload(self, source: Source, now_s: float) -> None:
-        """Keep an upload for a while."""
+        """Keep an upload, from now on for as long as one may be unused; it may have been kept."""
+        self._uploads.pop(source.id, None)
         self._uploads[source.id] = now_s + self._upload_ttl_s, source
         if len(self._uploads) > self._max_uploads:
             del self._uploads[next(iter(self._uploads))]
@@ -73,8 +73,11 @@ class Sources:
             return self._portraits[source_id]
         return self._uploads[source_id][1] if source_id in self._uploads else None
 
-    def sweep(self, now_s: float) -> None:
-        """Forget the uploads that have expired."""
+    def sweep(self, now_s: float, used: Iterable[Source] = ()) -> None:
+        """Forget the uploads that have expired; those that calls use are as good as new."""
+        for source in used:
+            if source.is_private:
+                self.add_upload(source, now_s)
         for source_id, (expires_s, _) in list(self._uploads.items()):
             if expires_s <= now_s:
                 del self._uploads[source_id]
@@ -120,7 +123,7 @@ class Call:
     ttl_s: float
     address: str = ""
     ends_s: float = math.inf
-    public_id: str = field(default_factory=new_id)
+    public_id: str
     peer: Connection | None = None
     publisher: Leg | None = None
     sound: Sound = field(default_factory=Sound)

@@ -19,7 +19,7 @@ from mimaface.animate import draw_ahead
 from mimaface.model import Model
 from mimaface.motion import FaceMeshExtractor, MotionExtractor
 from server.alpha import Form
-from server.auth import Grant, Scope, new_id, sign
+from server.auth import Grant, Scope, TokenError, new_id, sign, verify
 from server.broadcast import Broadcast
 from server.config import ServerConfig
 from server.control import Control, DataChannel
@@ -73,10 +73,12 @@ class Services:
         self.sources.add_upload(source, now_s())
         return source
 
-    def start_call(self, source: Source, *, ttl_s: float, address: str = "") -> Call:
+    def start_call(
+        self, source: Source, *, ttl_s: float, address: str = "", public_id: str = ""
+    ) -> Call:
         """Start a call from an address, which builds its motion extractor at once.
 
-        Without a driver it ends after `ttl_s`.
+        Without a driver it ends after `ttl_s`. Its public id is a new one, unless it is given.
         """
         call_id, config = new_id(), self.config
         marker = LatencyMarker() if config.has_latency_marker else None
@@ -119,10 +121,29 @@ class Services:
             address=address,
             ends_s=now_s() + (config.max_session_s or math.inf),
             drain=self.drain,
+            public_id=public_id or new_id(),
         )
         self.calls.add(call)
         logger.info("call %s started with portrait %s", call_id[:6], source.name)
         return call
+
+    async def inherit(self, token: str) -> str:
+        """Return the public id that who holds a control token may go on under, "" for none.
+
+        Viewers have it in their addresses. A call that waits for its driver gives it up and ends;
+        one that is driven keeps it.
+        """
+        try:
+            grant = verify(token, self.secret, now_s=unix_s())
+        except TokenError:  # its time is over, or the server has another secret since
+            return ""
+        if grant.scope != "control":
+            return ""
+        while (call := self.calls.named(grant.session)) is not None:
+            if call.peer is not None:
+                return ""
+            await self.close_call(call)
+        return grant.session
 
     async def connect_call(self, call: Call, offer: str) -> str:
         """Answer a call's offer; an earlier connection of the same call ends.

@@ -138,7 +138,7 @@ def _warm_up(
 async def _sweep(services: Services) -> None:
     while True:
         await asyncio.sleep(_SWEEP_S)
-        services.sources.sweep(now_s())
+        services.sources.sweep(now_s(), used=[call.source for call in services.calls])
         for call in services.calls.expired(now_s()):
             try:
                 await services.close_call(call, "expired")

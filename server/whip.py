@@ -143,10 +143,13 @@ async def _options(protocol: Protocol, request: Request) -> Response:
                 "Access-Control-Max-Age": str(_PREFLIGHT_AGE_S),
             },
         )
+    is_authorized = "Authorization" in request.headers
+    if is_authorized:
+        # First, so that who waits for a session knows whether it is the one that it may watch.
+        authorize(request, request.path_params["public_id"], protocol.scope)
     call = _find_call(request)
     response = Response(headers={"Accept-Post": SDP, "Allow": _METHODS})
-    if "Authorization" in request.headers:
-        authorize(request, call.public_id, protocol.scope)
+    if is_authorized:
         _add_links(response, request.state.services, call)
     return response
 

@@ -47,6 +47,12 @@ window.movement = (frames) =>
   });
 """
 
+LAST_IS_SHOWN = """() => {
+  const [first, last] = [...document.querySelectorAll("#portraits img")].map(grey);
+  const avatar = grey(document.getElementById("avatar"));
+  return difference(avatar, last) < difference(avatar, first) / 2;
+}"""
+
 
 @pytest.fixture(scope="module")
 def server_url() -> Iterator[str]:
@@ -125,13 +131,7 @@ def test_pause_stops_the_movement_and_the_camera_until_it_is_lifted(page: Page) 
 def test_another_portrait_can_be_chosen_while_live(page: Page) -> None:
     _go_live(page)
     page.locator("#portraits input").last.check(force=True)
-    page.wait_for_function(
-        """() => {
-          const [first, last] = [...document.querySelectorAll("#portraits img")].map(grey);
-          const avatar = grey(document.getElementById("avatar"));
-          return difference(avatar, last) < difference(avatar, first) / 2;
-        }"""
-    )
+    page.wait_for_function(LAST_IS_SHOWN)
 
 
 def test_the_call_comes_back_after_the_server_drops_it(page: Page) -> None:
@@ -143,6 +143,130 @@ def test_the_call_comes_back_after_the_server_drops_it(page: Page) -> None:
     expect(page.locator("#status")).to_have_text("Reconnecting")
     _wait_until_live(page)
     assert page.evaluate("movement(60)") > MOVING
+
+
+# Another connection of the same session, upon which the server ends the one before.
+TAKE_OVER = """async (url) => {
+  const other = new RTCPeerConnection();
+  other.createDataChannel("other");
+  await other.setLocalDescription();
+  const headers = { "Content-Type": "application/sdp" };
+  await fetch(url, { method: "POST", headers, body: other.localDescription.sdp });
+}"""
+
+
+def test_a_pause_that_is_lifted_while_the_connection_is_down_is_over(page: Page) -> None:
+    with page.expect_request("**/rtc") as offer:
+        _go_live(page)
+    page.keyboard.press("p")
+    expect(page.locator("#status")).to_have_text("Paused")
+    held: list[Route] = []
+    page.route("**/ice", lambda route: held.append(route))
+    page.evaluate(TAKE_OVER, offer.value.url)
+    expect(page.locator("#status")).to_have_text("Reconnecting")
+    page.keyboard.press("p")
+    for route in held:
+        route.continue_()
+    page.unroute("**/ice")
+    _wait_until_live(page)
+    _wait_for_movement(page, lambda by: by > MOVING)
+
+
+def test_a_portrait_that_is_chosen_while_connecting_is_the_one_shown(page: Page) -> None:
+    held: list[Route] = []
+    page.route("**/rtc", lambda route: held.append(route))
+    with page.expect_request("**/rtc"):
+        page.click("#start")
+    page.locator("#portraits input").last.check(force=True)
+    for route in held:
+        route.continue_()
+    page.unroute("**/rtc")
+    _wait_until_live(page)
+    page.wait_for_function(LAST_IS_SHOWN)
+
+
+def test_an_address_that_was_copied_for_obs_shows_the_next_call_as_well(page: Page) -> None:
+    _go_live(page)
+    page.click("#copy-overlay")
+    address = page.input_value("#overlay-url")
+    page.click("#stop")
+    overlay = page.context.new_page()
+    with overlay.expect_response("**/v1/whep/*") as refused:
+        overlay.goto(address)
+    assert refused.value.status == 404
+    page.reload()
+    expect(page.locator("#start")).to_be_enabled()
+    _go_live(page)
+    assert page.input_value("#overlay-url") == address
+    expect(overlay.locator("#avatar")).to_be_visible()
+    expect(overlay.locator("#message")).to_be_hidden()
+
+
+def test_an_address_nobody_copied_is_another_one_in_the_next_call(page: Page) -> None:
+    _go_live(page)
+    address = page.input_value("#overlay-url")
+    page.click("#stop")
+    _go_live(page)
+    assert page.input_value("#overlay-url") != address
+    expect(page.locator("#help")).to_be_hidden()
+
+
+def test_who_copied_an_address_is_told_that_it_holds_no_more(page: Page) -> None:
+    expired = '{"id": "x", "control": "x", "address": "x"}'
+    page.evaluate("it => localStorage.setItem('mimaface.overlay', it)", expired)
+    _go_live(page)
+    expect(page.locator("#help")).to_contain_text("The address for OBS has changed")
+    page.keyboard.press("Escape")
+    expect(page.locator("#help")).to_be_hidden()
+
+
+# The system's camera, unplugged and plugged in again.
+UNPLUG = """() => {
+  window.openAny = navigator.mediaDevices.getUserMedia;
+  navigator.mediaDevices.getUserMedia = async () => {
+    throw new DOMException("gone", "NotFoundError");
+  };
+  document.getElementById("self").srcObject.getTracks()[0].dispatchEvent(new Event("ended"));
+}"""
+PLUG_IN = """() => {
+  navigator.mediaDevices.getUserMedia = openAny;
+  navigator.mediaDevices.dispatchEvent(new Event("devicechange"));
+}"""
+
+
+def test_a_call_outlives_its_camera_and_takes_the_next_one(page: Page) -> None:
+    _go_live(page)
+    page.evaluate(UNPLUG)
+    expect(page.locator("#help")).to_contain_text("No camera was found")
+    expect(page.locator("#hint")).to_have_text("There is no camera")
+    _wait_for_movement(page, lambda by: by < STILL)
+    page.evaluate(PLUG_IN)
+    _wait_until_live(page)
+    _wait_for_movement(page, lambda by: by > MOVING)
+    expect(page.locator("#help")).to_be_hidden()
+
+
+def test_a_camera_that_opens_after_stop_is_closed_again(page: Page) -> None:
+    _go_live(page)
+    page.evaluate(
+        """() => {
+          const open = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+          const stopped = new Promise((resolve) => {
+            document.getElementById("stop").addEventListener("click", resolve);
+          });
+          navigator.mediaDevices.getUserMedia = async (wanted) => {
+            await stopped;
+            const stream = await open(wanted);
+            window.late = stream.getTracks()[0];
+            return stream;
+          };
+          const [camera] = document.getElementById("self").srcObject.getTracks();
+          camera.dispatchEvent(new Event("ended"));
+        }"""
+    )
+    page.click("#stop")
+    page.wait_for_function("() => window.late?.readyState === 'ended'")
+    expect(page.locator("#self-frame")).to_be_hidden()
 
 
 def test_stop_ends_the_camera_and_the_session(page: Page) -> None:
@@ -200,6 +324,7 @@ def test_a_photo_is_not_uploaded_without_consent(page: Page) -> None:
     expect(page.locator("#photo-message")).to_contain_text("Ready")
     expect(page.locator("#portraits input").last).to_be_checked()
     expect(page.locator("#still")).to_have_attribute("src", re.compile("/v1/sources/"))
+    expect(page.locator("#consent")).not_to_be_checked()  # it was for this photo
 
 
 def test_a_photo_of_a_phone_is_made_smaller_before_it_is_uploaded(

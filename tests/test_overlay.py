@@ -315,7 +315,7 @@ def test_a_model_without_a_matte_is_shown_with_its_background(
         ("?session=someone&bg=reddish#t=x", "bg must be a CSS colour."),
         ("?session=someone&buffer=9999#t=x", "buffer must be 0 to 4000 milliseconds."),
         ("?session=someone&mirorr=1#t=x", "There is no parameter mirorr."),
-        ("?session=someone#t=x", "There is no such session, or it has ended."),
+        ("?session=someone#t=x", "This token was not issued here."),
     ],
 )
 def test_a_mistake_in_the_address_is_one_line_and_nothing_else(

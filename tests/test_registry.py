@@ -22,6 +22,19 @@ def test_portraits_stay_and_uploads_expire() -> None:
     assert [each.id for each in sources.portraits()] == ["ada"]
 
 
+def test_an_upload_that_is_used_stays() -> None:
+    sources = Sources(max_uploads=2, upload_ttl_s=60)
+    used = source("used")
+    sources.add_upload(used, now_s=0)
+    for number in range(100):
+        sources.sweep(number, used=[used, source("ada", is_private=False)])
+        sources.add_upload(source(f"u{number}"), now_s=number)
+    assert sources.get("used") is used
+    assert sources.get("ada") is None, "a portrait is not an upload"
+    sources.sweep(159)
+    assert sources.get("used") is None, "it was used for the last time a minute ago"
+
+
 def test_the_oldest_upload_gives_way() -> None:
     sources = Sources(max_uploads=2, upload_ttl_s=60)
     for number in range(3):
@@ -41,6 +54,7 @@ def call(call_id: str, *, expires_s: float, peer: Any = None, **others: Any) -> 
         source=source("u1"),
         live=nothing,
         broadcast=nothing,
+        public_id=f"public {call_id}",
         peer=peer,
         expires_s=expires_s,
         ttl_s=30,
