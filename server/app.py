@@ -31,7 +31,6 @@ from server.http import (
     GENERATED,
     RESTARTING,
     answer_error,
-    answer_fault,
     busy,
     media_type,
     read_body,
@@ -85,7 +84,7 @@ def create_app(config: ServerConfig, model: Model, drain: Drain | None = None) -
                 hosts=None if config.tls_cert else _listed(config.allowed_hosts.lower()),
             )
         ],
-        exception_handlers={HTTPException: answer_error, Exception: answer_fault},
+        exception_handlers={HTTPException: answer_error},
         lifespan=partial(_lifespan, config=config, model=model, drain=drain or Drain()),
     )
 
@@ -187,7 +186,7 @@ async def create_session(request: Request) -> Response:
         source = services.sources.get(message["source"])
         ttl_s = float(message.get("ttl_s", services.config.session_ttl_s))
         continued = message.get("continues", "")
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
         raise HTTPException(422, 'Send {"source": "<id of a portrait>"}.') from error
     if not isinstance(continued, str):
         raise HTTPException(422, "continues must be the control token of an earlier session.")

@@ -16,6 +16,30 @@ PREFIX: Final = "MIMAFACE_"
 SIZES_PX: Final = (256, 512)
 PUSH_SCHEMES: Final = ("https", "http", "rtmp", "rtmps")
 
+_MANY: Final = 1_000_000
+_DAY_S: Final = 24 * 3600
+
+# The least and the most of each number.
+_RANGES: Final[dict[str, tuple[float, float]]] = {
+    "port": (0, 65535),
+    "steps": (0, 100),
+    "fps": (1, 60),
+    "latency_budget_s": (0.001, 5),
+    "max_sessions": (1, _MANY),
+    "admission_fps": (0, _MANY),
+    "max_upload_bytes": (1024, 2**30),
+    "max_uploads": (1, _MANY),
+    "upload_ttl_s": (1, 365 * _DAY_S),
+    "session_ttl_s": (1, _DAY_S),
+    "connect_timeout_s": (0.1, 600),
+    "drain_s": (0, _DAY_S),
+    "max_viewers": (1, _MANY),
+    "max_sessions_per_address": (0, _MANY),
+    "max_session_s": (0, 365 * _DAY_S),
+    "token_ttl_s": (1, 10 * 365 * _DAY_S),
+    "requests_per_min": (1, _MANY),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class ServerConfig:
@@ -37,12 +61,12 @@ class ServerConfig:
             frames a second, be it without denoising steps; 0 for no such limit.
         max_upload_bytes: of one uploaded photo.
         max_uploads: photos kept at a time; the oldest gives way.
-        upload_ttl_s: how long an unused photo is kept.
+        upload_ttl_s: how long a photo that no call uses is kept.
         session_ttl_s: how long a session outlives its peer connection, for a reconnect.
         connect_timeout_s: how long a peer connection may take to come up.
         drain_s: how long calls may go on once the server is asked to end (SIGTERM).
         max_viewers: of one session over WHEP.
-        max_sessions_per_address: likewise from one address; 0 for no such limit.
+        max_sessions_per_address: sessions that one address may have; 0 for no such limit.
         max_session_s: how long a session may last; 0 for as long as its driver stays.
         token_secret: signs the tokens; empty to draw one at the start. `parse_config` also reads it
             from the file that MIMAFACE_TOKEN_SECRET_FILE names.
@@ -108,31 +132,10 @@ class ServerConfig:
             raise ValueError(f"model must be one of {', '.join(CONFIGS)}, found {self.model!r}")
         if self.size_px not in SIZES_PX:
             raise ValueError(f"size_px must be one of {SIZES_PX}, found {self.size_px}")
-        if not 0 <= self.port <= 65535:
-            raise ValueError(f"port must be 0 to 65535, found {self.port}")
-        if self.steps < 0:
-            raise ValueError(f"steps must not be negative, found {self.steps}")
-        if not 1 <= self.fps <= 60:
-            raise ValueError(f"fps must be 1 to 60, found {self.fps}")
-        if not 0.001 <= self.latency_budget_s <= 5:
-            raise ValueError(f"latency_budget_s must be 0.001 to 5, found {self.latency_budget_s}")
-        if self.admission_fps < 0:
-            raise ValueError(f"admission_fps must not be negative, found {self.admission_fps}")
-        if self.max_sessions < 1:
-            raise ValueError(f"max_sessions must be at least 1, found {self.max_sessions}")
-        if self.max_viewers < 1:
-            raise ValueError(f"max_viewers must be at least 1, found {self.max_viewers}")
-        if self.requests_per_min < 1:
-            raise ValueError(f"requests_per_min must be at least 1, found {self.requests_per_min}")
-        if self.max_sessions_per_address < 0:
-            raise ValueError(
-                "max_sessions_per_address must not be negative, "
-                f"found {self.max_sessions_per_address}"
-            )
-        if self.drain_s < 0:
-            raise ValueError(f"drain_s must not be negative, found {self.drain_s}")
-        if self.max_session_s < 0:
-            raise ValueError(f"max_session_s must not be negative, found {self.max_session_s}")
+        for name, (least, most) in _RANGES.items():
+            value = getattr(self, name)
+            if not least <= value <= most:
+                raise ValueError(f"{name} must be {least:,} to {most:,}, found {value}")
         if self.tls_key and not self.tls_cert:
             raise ValueError(f"tls_key needs tls_cert, found the key {self.tls_key} alone")
         if self.token_secret and len(self.token_secret) < 32:

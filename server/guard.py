@@ -28,6 +28,7 @@ _HEADERS: Final = {
 _HSTS: Final = f"max-age={365 * 24 * 3600}"
 _UNKNOWN: Final = "This server does not go by that name. MIMAFACE_ALLOWED_HOSTS gives it one."
 _FOREIGN: Final = "Another site's page may not do this."
+_FAULT: Final = "The server failed. Its log says more."
 _EXPOSED: Final = "Location, ETag, Link, Accept-Patch, Retry-After"
 _METHODS: Final = ("OPTIONS", "GET", "HEAD", "POST", "PATCH", "DELETE")
 
@@ -67,9 +68,12 @@ class GuardMiddleware:
         path, method, origin = scope["path"], scope["method"], Headers(scope=scope).get("Origin")
         is_media = is_media_path(path)
         is_welcome = _is_same_origin(Headers(scope=scope)) or (is_media and origin in self._origins)
+        has_begun = False
 
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
+                nonlocal has_begun
+                has_begun = True
                 headers = MutableHeaders(scope=message)
                 headers.update(_HEADERS)
                 if scope["scheme"] == "https":
@@ -84,11 +88,13 @@ class GuardMiddleware:
             await send(message)
 
         is_harmless = method in ("GET", "HEAD") or (is_media and method == "OPTIONS")
-        if is_harmless or is_welcome:
-            await self._app(scope, receive, send_guarded)
-        else:
-            refused = refusal(path, 403, _FOREIGN)
-            await refused(scope, receive, send_guarded)
+        handler = self._app if is_harmless or is_welcome else refusal(path, 403, _FOREIGN)
+        try:
+            await handler(scope, receive, send_guarded)
+        except Exception:  # for the log, which the HTTP server writes
+            if not has_begun:
+                await refusal(path, 500, _FAULT)(scope, receive, send_guarded)
+            raise
 
     def _is_own_name(self, headers: Headers) -> bool:
         host = headers.get("Host")
@@ -112,4 +118,7 @@ def _is_address(name: str) -> bool:
 def _is_same_origin(headers: Headers) -> bool:
     # Only browsers send Origin; other clients carry nobody's rights by accident.
     origin = headers.get("Origin")
-    return origin is None or urlsplit(origin).netloc == headers.get("Host")
+    try:
+        return origin is None or urlsplit(origin).netloc == headers.get("Host")
+    except ValueError:
+        return False

@@ -79,8 +79,3 @@ async def answer_error(request: Request, error: Exception) -> Response:
     response = refusal(request.url.path, error.status_code, error.detail)
     response.headers.update(error.headers or {})
     return response
-
-
-async def answer_fault(request: Request, _error: Exception) -> Response:
-    """Answer a request the server failed on; Starlette logs the traceback."""
-    return refusal(request.url.path, 500, "The server failed. Its log says more.")

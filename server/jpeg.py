@@ -13,6 +13,8 @@ from mimaface.types import Pixels
 MAX_WIDTH_PX: Final = 1280
 MAX_HEIGHT_PX: Final = 720
 
+_START_OF_SCAN: Final = b"\xff\xda"  # occurs in no picture's data (ITU-T T.81, B.1.1.5)
+
 
 class PictureError(ValueError):
     """What is not a webcam's picture; the message is meant for who sent it."""
@@ -22,7 +24,7 @@ def open_picture(jpeg: bytes) -> Pixels:
     """Return the picture, uint8 [H, W, 3].
 
     Raises:
-        PictureError: it is not a JPEG, damaged, too large or progressive.
+        PictureError: it is not a JPEG, damaged, too large, or in more than one scan.
     """
     try:
         with Image.open(io.BytesIO(jpeg), formats=("JPEG",)) as image:
@@ -33,8 +35,8 @@ def open_picture(jpeg: bytes) -> Pixels:
                     f"found {width}x{height}."
                 )
             # Thousands of scans fit into one small file, and each would be drawn over all of it.
-            if "progressive" in image.info:
-                raise PictureError("A picture is a baseline JPEG, found a progressive one.")
+            if "progressive" in image.info or jpeg.count(_START_OF_SCAN) > 1:
+                raise PictureError("A picture is a baseline JPEG of one scan, found several.")
             return np.asarray(image.convert("RGB"))
     except PictureError:
         raise

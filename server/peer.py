@@ -92,6 +92,7 @@ class Peer:
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_connected = asyncio.Event()
         self._is_closing = False
+        self._has_channel = False
         # Without an explicit list aiortc asks a public STUN server.
         self._connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         self._sender: RTCRtpSender | None = None
@@ -208,8 +209,11 @@ class Peer:
         return SenderClock()  # aiortc was left as it is, and says nothing of it
 
     def _start_channel(self, channel: RTCDataChannel) -> None:
-        if self._on_channel is not None and channel.label == "ctrl":
-            self._start(self._on_channel(channel))
+        if self._on_channel is None or self._has_channel or channel.label != "ctrl":
+            channel.close()
+            return
+        self._has_channel = True
+        self._start(self._on_channel(channel))
 
     def _follow_state(self) -> None:
         state = self._connection.connectionState
@@ -230,6 +234,9 @@ class Peer:
         # Looks are counted, not seconds: while the loop is held up it takes no packets either.
         while silent < _LOOKS:
             await asyncio.sleep(silence_s / _LOOKS)
+            if self._sender is not None and self._sender.track.readyState == "ended":
+                await self.close()  # its encoder has failed, and told why
+                return
             before, received = received, await self._packets_received()
             silent = silent + 1 if received == before else 0
         logger.info("a peer connection was silent for %.0f s", silence_s)
@@ -252,4 +259,6 @@ class Peer:
     def _finish(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            logger.error("a task of a peer connection ended", exc_info=task.exception())
+            # Without it the connection would stand there, with a picture or a voice that is frozen.
+            logger.error("a peer connection ends", exc_info=task.exception())
+            self._start(self.close())

@@ -168,11 +168,13 @@ class Calls:
         return self._calls.pop(call.id, None) is not None
 
     def expired(self, now_s: float) -> list[Call]:
-        """Return the calls that have been without a connection, or there at all, for too long."""
+        """Return the calls without a connection, or there at all, for too long, or broken."""
         return [
             call
             for call in self
-            if call.ends_s <= now_s or (call.peer is None and call.expires_s <= now_s)
+            if call.ends_s <= now_s
+            or (call.peer is None and call.expires_s <= now_s)
+            or call.live.has_failed
         ]
 
     def count_of(self, address: str) -> int:

@@ -78,6 +78,11 @@ class VideoJitterBuffer:
         complete, self._complete = self._complete, []
         return complete
 
+    def wait_for_keyframe(self) -> None:
+        """Leave out what cannot be decoded without a frame that was just left out."""
+        self._complete.clear()
+        self._needs_keyframe = True
+
     def _restart(self, number: int) -> None:
         self._packets.clear()
         self._oldest = number

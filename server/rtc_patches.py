@@ -19,6 +19,7 @@ from aiortc.sdp import candidate_to_sdp
 
 from server.rtc_arrival import PunctualDtlsTransport, StampingProtocol
 from server.rtc_certificate import OpenCertificate
+from server.rtc_decoders import get_decoder
 from server.rtc_encoders import get_encoder
 from server.rtc_receiver import PRIVATE_NAMES, RepairedReceiver
 from server.rtc_sender import PRIVATE_METHODS, SharingSender
@@ -69,6 +70,7 @@ REPLACEMENTS: Final[tuple[tuple[ModuleType, str, Any], ...]] = (
     (rtcpeerconnection, "RTCIceTransport", CarefulIceTransport),
     (rtcpeerconnection, "RTCRtpReceiver", RepairedReceiver),
     (rtcpeerconnection, "RTCRtpSender", SharingSender),
+    (rtcrtpreceiver, "get_decoder", get_decoder),
     (rtcrtpsender, "RTP_HISTORY_SIZE", _HISTORY_PACKETS),
     (rtcrtpsender, "get_encoder", get_encoder),
 )

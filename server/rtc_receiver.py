@@ -30,6 +30,10 @@ _EARLY_MS: Final = 4000
 _EARLY_INTERVAL_MS: Final = 100
 _KEYFRAME_INTERVAL_S: Final = 0.3
 _PAUSE_S: Final = 0.5
+# A decoder that has not caught up for so long, and has so many frames before it, is too slow. After
+# a loss more than that may come at once, and are soon decoded.
+_MOST_BEHIND_S: Final = 0.3
+_MOST_CODED: Final = 8
 
 
 class EarlyEstimator(RemoteBitrateEstimator):
@@ -68,6 +72,8 @@ class EarlyEstimator(RemoteBitrateEstimator):
 class RepairedReceiver(RTCRtpReceiver):
     """A receiver whose video survives loss, whose sound is not held back, and that knows times.
 
+    Video that a slow decoder leaves waiting is left out, up to a keyframe.
+
     Attributes:
         sender_clock: places the decoded frames on the sender's clock.
     """
@@ -88,6 +94,7 @@ class RepairedReceiver(RTCRtpReceiver):
         self._clock = clock
         self._keyframe_asked_s = -math.inf
         self._heard_s = -math.inf
+        self._kept_up_s = -math.inf
         self._clock_rate: int | None = None
         self._buffer: VideoJitterBuffer | SoundJitterBuffer
         if kind == "video":
@@ -112,10 +119,20 @@ class RepairedReceiver(RTCRtpReceiver):
         if codec := self._RTCRtpReceiver__codecs.get(packet.payload_type):
             self._clock_rate = codec.clockRate
         await super()._handle_rtp_packet(packet, arrival_time_ms)
+        if isinstance(self._buffer, VideoJitterBuffer) and self._is_behind(now_s):
+            # What waits to be decoded gets old where no deadline sees it.
+            self._buffer.wait_for_keyframe()
+            await self._send_rtcp_pli(packet.ssrc)
         for codec, frame in self._buffer.take():
             if self._RTCRtpReceiver__decoder_thread:
                 frame.timestamp = self._RTCRtpReceiver__timestamp_mapper.map(frame.timestamp)
                 self._RTCRtpReceiver__decoder_queue.put((codec, frame))
+
+    def _is_behind(self, now_s: float) -> bool:
+        waiting = self._RTCRtpReceiver__decoder_queue.qsize()
+        if not waiting:
+            self._kept_up_s = now_s
+        return waiting >= _MOST_CODED and now_s - self._kept_up_s > _MOST_BEHIND_S
 
     async def _handle_rtcp_packet(self, packet: AnyRtcpPacket) -> None:
         await super()._handle_rtcp_packet(packet)

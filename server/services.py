@@ -50,12 +50,18 @@ _FROZEN_AFTER_S: Final = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class Services:
-    """A running server without its routes."""
+    """A running server without its routes.
+
+    Attributes:
+        workers: threads for what takes long, uploads.
+        endings: one for the ends of calls, which do not wait for those.
+    """
 
     config: ServerConfig
     model: Model
     backend: LocalBackend
     workers: ThreadPoolExecutor
+    endings: ThreadPoolExecutor
     sources: Sources
     calls: Calls
     admission: Admission
@@ -69,7 +75,7 @@ class Services:
         Raises:
             UnreadableMediaError, SourceImageError: it cannot be a portrait.
         """
-        source = await self._run(encode_upload, self.model, self.backend, photo)
+        source = await _run(self.workers, encode_upload, self.model, self.backend, photo)
         self.sources.add_upload(source, now_s())
         return source
 
@@ -264,7 +270,7 @@ class Services:
                 await leg.peer.close()
             if call.peer is not None:
                 await call.peer.close()
-            await self._run(call.live.close)
+            await _run(self.endings, call.live.close)
         logger.info("call %s ended: %s", call.id[:6], call.live.stats(now_s()))
 
     def _note_time(self, sound: Sound, stage: Stage, seconds: float) -> None:
@@ -296,10 +302,10 @@ class Services:
             call.peer = call.publisher = None
             call.expires_s = now_s() + call.ttl_s
 
-    async def _run(self, function: Callable[..., T], *arguments: Any) -> T:
-        # Blocking work must stay away from the event loop.
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self.workers, partial(function, *arguments))
+
+async def _run(pool: ThreadPoolExecutor, function: Callable[..., T], *arguments: Any) -> T:
+    # Blocking work must stay away from the event loop.
+    return await asyncio.get_running_loop().run_in_executor(pool, partial(function, *arguments))
 
 
 def offered_steps(model: Model, config: ServerConfig) -> list[int]:

@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 KEYFRAME_INTERVAL_S: Final = 0.5  # between two that are asked for: no freeze takes longer
 MOST_WAITING: Final = 4  # frames for one viewer; a connection that takes none loses them
 _ENOUGH_BPS: Final = 23  # for each pixel: 1.5 Mbit/s for 256 of them squared
+_MOST_FAILURES: Final = 2  # an encoder may break, a second one has another reason
 _LEAST_SHARE: Final = 1 / 4  # of what is enough: who can take less does not hold up the others
 
 
@@ -129,13 +130,18 @@ class SharedEncoder:
         self._is_keyframe_asked = True
 
     async def _run(self) -> None:
+        failures = 0  # in a row
         try:
-            while True:
-                await self._code(await self._frames.recv())
-        except MediaStreamError:
-            pass  # the last viewer has left
-        except Exception:
-            logger.exception("an encoder of %s failed", self._codec)
+            while failures < _MOST_FAILURES:
+                try:
+                    await self._code(await self._frames.recv())
+                    failures = 0
+                except MediaStreamError:  # the last viewer has left
+                    return
+                except Exception:
+                    logger.exception("an encoder of %s failed", self._codec)
+                    failures += 1
+                    self._encoder = LIVE_ENCODERS[self._codec]()
         finally:
             for viewer in tuple(self._viewers):
                 viewer.stop()

@@ -61,12 +61,16 @@ def load_model(config: ServerConfig) -> Model:
 async def run_services(config: ServerConfig, model: Model, drain: Drain) -> AsyncIterator[Services]:
     """Encode the portraits and get ready; at the end close every call and every thread."""
     loop = asyncio.get_running_loop()
-    # aiortc encodes on the loop's default executor, which is left to it alone.
-    encoders = ThreadPoolExecutor(config.max_sessions, thread_name_prefix="encode")
+    # aiortc encodes on the loop's default executor, which is left to it; the loop looks up there
+    # the name of a server that the call is sent to, with one lookup that is late and the next one.
+    encoders = ThreadPoolExecutor(config.max_sessions + 2, thread_name_prefix="encode")
     loop.set_default_executor(encoders)
     # Its workers spin while they wait, which costs the other threads more than it gains.
     cv2.setNumThreads(1)
-    with ThreadPoolExecutor(2, thread_name_prefix="worker") as workers:
+    with (
+        ThreadPoolExecutor(2, thread_name_prefix="worker") as workers,
+        ThreadPoolExecutor(1, thread_name_prefix="ending") as endings,
+    ):
         sources = Sources(max_uploads=config.max_uploads, upload_ttl_s=config.upload_ttl_s)
         admission = Admission(
             lowest_steps=min(offered_steps(model, config)),
@@ -99,6 +103,7 @@ async def run_services(config: ServerConfig, model: Model, drain: Drain) -> Asyn
                 model=model,
                 backend=backend,
                 workers=workers,
+                endings=endings,
                 sources=sources,
                 calls=calls,
                 admission=admission,
@@ -106,11 +111,13 @@ async def run_services(config: ServerConfig, model: Model, drain: Drain) -> Asyn
                 drain=drain,
                 secret=config.token_secret.encode() or secrets.token_bytes(SECRET_BYTES),
             )
-            sweeper = asyncio.create_task(_sweep(services))
+            is_ending = asyncio.Event()
+            sweeper = asyncio.create_task(_sweep(services, is_ending))
             try:
                 yield services
             finally:
-                sweeper.cancel()
+                is_ending.set()
+                await sweeper  # it may be ending a call
                 for call in services.calls:
                     await services.close_call(call)
 
@@ -135,14 +142,16 @@ def _warm_up(
     extractor.close()
 
 
-async def _sweep(services: Services) -> None:
-    while True:
-        await asyncio.sleep(_SWEEP_S)
+async def _sweep(services: Services, is_ending: asyncio.Event) -> None:
+    while not is_ending.is_set():
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SWEEP_S):
+                await is_ending.wait()
+        connected = sum(call.peer is not None for call in services.calls)
+        services.drain.look(now_s(), calls=connected)
         services.sources.sweep(now_s(), used=[call.source for call in services.calls])
         for call in services.calls.expired(now_s()):
             try:
                 await services.close_call(call, "expired")
             except Exception:
                 logger.exception("call %s did not end cleanly", call.id[:6])
-        connected = sum(call.peer is not None for call in services.calls)
-        services.drain.look(now_s(), calls=connected)

@@ -30,7 +30,9 @@ from server.whip_sdp import read_fragment, read_offer
 
 SDP: Final = "application/sdp"
 FRAGMENT: Final = "application/trickle-ice-sdpfrag"
-_METHODS: Final = "OPTIONS, GET, HEAD, POST, PATCH, DELETE"
+_OF_ENDPOINT: Final = "OPTIONS, GET, HEAD, POST"
+_OF_LEG: Final = "OPTIONS, GET, HEAD, PATCH, DELETE"
+_METHODS: Final = "OPTIONS, GET, HEAD, POST, PATCH, DELETE"  # of both, for CORS
 _HEADERS: Final = "Authorization, Content-Type, If-Match"
 _PREFLIGHT_AGE_S: Final = 86_400
 
@@ -64,8 +66,8 @@ def routes() -> Iterable[Route]:
         yield Route(leg, partial(_trickle, protocol), methods=["PATCH"])
         yield Route(leg, partial(_hang_up, protocol), methods=["DELETE"])
         yield Route(leg, partial(_probe_leg, protocol), methods=["GET"])
-        for path in (endpoint, leg):
-            yield Route(path, partial(_options, protocol), methods=["OPTIONS"])
+        yield Route(endpoint, partial(_options, protocol), methods=["OPTIONS"])
+        yield Route(leg, partial(_options_leg, protocol), methods=["OPTIONS"])
 
 
 def authorize(request: Request, public_id: str, scope: Scope) -> None:
@@ -93,7 +95,7 @@ async def _create(protocol: Protocol, request: Request) -> Response:
     services: Services = request.state.services
     call = _find_call(request)
     authorize(request, call.public_id, protocol.scope)
-    _expect(request, SDP)
+    _expect(request, SDP, accepts="Accept-Post")
     form = _form(request) if protocol is WHEP else WHOLE
     sdp = await read_text(request, MAX_OFFER_BYTES)
     try:
@@ -134,31 +136,31 @@ async def _probe_leg(protocol: Protocol, request: Request) -> Response:
 
 
 async def _options(protocol: Protocol, request: Request) -> Response:
-    if "Access-Control-Request-Method" in request.headers:
-        return Response(
-            status_code=204,
-            headers={
-                "Access-Control-Allow-Methods": _METHODS,
-                "Access-Control-Allow-Headers": _HEADERS,
-                "Access-Control-Max-Age": str(_PREFLIGHT_AGE_S),
-            },
-        )
+    if _is_preflight(request):
+        return _preflight()
     is_authorized = "Authorization" in request.headers
     if is_authorized:
         # First, so that who waits for a session knows whether it is the one that it may watch.
         authorize(request, request.path_params["public_id"], protocol.scope)
     call = _find_call(request)
-    response = Response(headers={"Accept-Post": SDP, "Allow": _METHODS})
+    response = Response(headers={"Accept-Post": SDP, "Allow": _OF_ENDPOINT})
     if is_authorized:
         _add_links(response, request.state.services, call)
     return response
+
+
+async def _options_leg(protocol: Protocol, request: Request) -> Response:
+    if _is_preflight(request):
+        return _preflight()
+    _find_leg(protocol, request)
+    return Response(headers={"Accept-Patch": FRAGMENT, "Allow": _OF_LEG})
 
 
 async def _trickle(protocol: Protocol, request: Request) -> Response:
     limit_rate(request)
     services: Services = request.state.services
     _, leg = _find_leg(protocol, request)
-    _expect(request, FRAGMENT)
+    _expect(request, FRAGMENT, accepts="Accept-Patch")
     match = request.headers.get("If-Match")
     if match is not None and match not in ("*", '"*"', leg.etag):
         raise HTTPException(412, "This is not the entity-tag of the ICE session.")
@@ -181,6 +183,21 @@ async def _hang_up(protocol: Protocol, request: Request) -> Response:
     _, leg = _find_leg(protocol, request)
     await leg.peer.close()
     return Response()
+
+
+def _is_preflight(request: Request) -> bool:
+    return "Access-Control-Request-Method" in request.headers
+
+
+def _preflight() -> Response:
+    return Response(
+        status_code=204,
+        headers={
+            "Access-Control-Allow-Methods": _METHODS,
+            "Access-Control-Allow-Headers": _HEADERS,
+            "Access-Control-Max-Age": str(_PREFLIGHT_AGE_S),
+        },
+    )
 
 
 def _find_call(request: Request) -> Call:
@@ -211,9 +228,10 @@ def _form(request: Request) -> Form:
     return form
 
 
-def _expect(request: Request, expected: str) -> None:
+def _expect(request: Request, expected: str, *, accepts: str) -> None:
+    # `accepts` names the header that tells: Accept-Post, or Accept-Patch (RFC 5789, 2.2).
     if media_type(request) != expected:
-        raise HTTPException(415, f"Send this as {expected}.", {"Accept-Post": SDP})
+        raise HTTPException(415, f"Send this as {expected}.", {accepts: expected})
 
 
 def _add_links(response: Response, services: Services, call: Call) -> None:

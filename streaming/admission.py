@@ -9,7 +9,8 @@ from typing import Final, NamedTuple
 
 from streaming.backend import Made
 
-# The rest is for what comes irregularly: uploads to encode, clips that wait for others.
+# The rest is for the video's decoding and encoding, and for what comes irregularly: uploads to
+# encode, clips that wait for others.
 MOST_SHARE: Final = 0.85
 _SAMPLES: Final = 64  # about two seconds of one session: a median of them passes over a hiccup
 _INSTANT_S: Final = 1e-6  # nothing takes less
@@ -78,10 +79,9 @@ class Admission:
             self._slowness.append(busy_s / least_s)
 
     def add_frame(self, took_s: float) -> None:
-        """Learn what a driving frame costs the processor before and after the backend.
+        """Learn what a driving frame costs the processor before the backend: the motion stage.
 
-        That is tracking, drawing ahead, and encoding what is sent. Without it, only the backend's
-        work counts.
+        Until it is known only the backend's work counts.
         """
         with self._lock:
             self._frames_s.append(took_s)

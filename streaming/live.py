@@ -48,8 +48,10 @@ class LiveSession:
     """A webcam drives a portrait.
 
     Attributes:
-        on_frame: called by the backend's thread when a new avatar frame can be pulled.
+        on_frame: called when a new avatar frame can be pulled, by the backend's thread or, when the
+            frame was there at once, by the motion thread.
         on_timed: called by any of the threads with a stage and the seconds a frame took in it.
+        has_failed: whether the motion thread has ended by an error; nothing comes any more.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class LiveSession:
         """
         self.on_frame: Callable[[], None] = lambda: None
         self.on_timed: Callable[[Stage, float], None] = lambda _stage, _seconds: None
+        self.has_failed = False
         self._name = name
         self._make_extractor = extractor
         self._draw = draw
@@ -255,6 +258,7 @@ class LiveSession:
                 extractor.close()
         except Exception:
             logger.exception("session %s: the motion thread ended", self._name)
+            self.has_failed = True
 
     def _step(self, extractor: MotionExtractor) -> None:
         frame = self._next_frame()
@@ -280,7 +284,7 @@ class LiveSession:
             portrait, steps = self._session.portrait, self._session.steps
         try:
             return self._draw(portrait, relative, steps)
-        except ValueError:  # which the clip will fail with, too
+        except (ValueError, MemoryError):  # which the clip will fail with, too
             return None
 
     def _look(

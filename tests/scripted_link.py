@@ -9,6 +9,8 @@ import asyncio
 import heapq
 import itertools
 import queue
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -70,12 +72,23 @@ class Wire:
 
 
 class _TimedQueue(queue.Queue[Any]):
-    """Notes when each coded frame is given to the decoder."""
+    """Notes when each coded frame is given to the decoder, which takes some while it is open."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__()
         self.clock = clock
         self.times: list[tuple[float, int]] = []
+        self.is_open = threading.Event()
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        self.is_open.wait()
+        return super().get(block, timeout)
+
+    def drain(self) -> None:
+        """Let the decoder take all there is."""
+        self.is_open.set()
+        while not self.empty():
+            time.sleep(0.001)
 
     def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
         if item is not None:
@@ -149,8 +162,12 @@ async def transmit(
     fate: Fate = flawless,
     rtt_s: float = 0.04,
     has_padding: bool = False,
+    stuck_s: tuple[float, float] = (0.0, 0.0),
 ) -> Heard:
-    """Send frames through the link; its `fate` is asked for every packet and every repetition."""
+    """Send frames through the link; its `fate` is asked for every packet and every repetition.
+
+    The decoder takes no time, but for the span `stuck_s`, in which it takes nothing.
+    """
     clock, wire, heard = Clock(0.0), Wire(), Heard()
     nowhere: Any = wire
     receiver: Any = (
@@ -181,6 +198,10 @@ async def transmit(
         post(number / FPS, "frame", number)
     while events:
         clock.now_s, _, kind, number = heapq.heappop(events)
+        if stuck_s[0] <= clock.now_s < stuck_s[1]:
+            released.is_open.clear()
+        else:
+            released.drain()
         if kind == "frame":
             for index in camera.shoot(number, is_keyframe=is_keyframe_wanted):
                 launch(index)
@@ -201,6 +222,7 @@ async def transmit(
                 heard.keyframes_asked_s.append(clock.now_s)
                 post(clock.now_s + rtt_s / 2, "keyframe", 0)
         wire.sent.clear()
+    released.is_open.set()
     await receiver.stop()
     while True:
         try:

@@ -18,6 +18,10 @@ async def page(_request: Request) -> Response:
     return PlainTextResponse("welcome")
 
 
+async def fail(_request: Request) -> Response:
+    raise RuntimeError("a fault")
+
+
 async def greet(socket: WebSocket) -> None:
     await socket.accept()
     await socket.close()
@@ -25,10 +29,21 @@ async def greet(socket: WebSocket) -> None:
 
 def client(url: str, hosts: frozenset[str] | None = frozenset({OWN})) -> TestClient:
     app = Starlette(
-        routes=[Route("/", page, methods=["GET", "POST"]), WebSocketRoute("/socket", greet)],
+        routes=[
+            Route("/", page, methods=["GET", "POST"]),
+            Route("/fault", fail),
+            WebSocketRoute("/socket", greet),
+        ],
         middleware=[Middleware(GuardMiddleware, origins=frozenset(), hosts=hosts)],
     )
-    return TestClient(app, base_url=url)
+    return TestClient(app, base_url=url, raise_server_exceptions=False)
+
+
+def test_a_fault_is_answered_with_the_headers_of_every_answer() -> None:
+    answered = client("http://localhost").get("/fault")
+    assert answered.status_code == 500
+    assert answered.json() == {"error": "The server failed. Its log says more."}
+    assert answered.headers["X-Content-Type-Options"] == "nosniff"
 
 
 @pytest.mark.parametrize(
@@ -71,7 +86,9 @@ def test_with_tls_the_certificate_says_the_names() -> None:
     assert "Strict-Transport-Security" not in plain.headers
 
 
-@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://localhost.evil.example"])
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "null", "http://localhost.evil.example", "http://["]
+)
 def test_another_sites_page_may_look_but_neither_change_nor_open_a_socket(origin: str) -> None:
     given = {"Origin": origin, "Host": "localhost"}
     assert client("http://localhost").get("/", headers=given).status_code == 200

@@ -23,12 +23,19 @@ def black(width: int, height: int) -> Pixels:
     return np.zeros((height, width, 3), np.uint8)
 
 
+def in_scans(jpeg: bytes) -> bytes:
+    """Return a baseline JPEG with its one scan again and again."""
+    start, end = jpeg.index(b"\xff\xda"), jpeg.index(b"\xff\xd9")
+    return jpeg[:end] + 100 * jpeg[start:end] + jpeg[end:]
+
+
 @pytest.mark.parametrize(
     ("jpeg", "reason"),
     [
         (as_jpeg(black(1281, 16)), "1280x720 pixels, found 1281x16"),
         (as_jpeg(black(16, 721)), "1280x720 pixels, found 16x721"),
-        (as_jpeg(black(640, 480), progressive=True), "found a progressive one"),
+        (as_jpeg(black(640, 480), progressive=True), "found several"),
+        (in_scans(as_jpeg(black(640, 480))), "found several"),
         (as_jpeg(black(640, 480))[:500], "damaged"),
         (b"\x89PNG\r\n\x1a\n", "not a picture"),
         (b"", "not a picture"),

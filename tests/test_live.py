@@ -193,13 +193,23 @@ def test_a_lost_clip_leaves_the_last_frame_and_the_session_goes_on(
     assert "broken device" in caplog.text
 
 
-def test_what_cannot_be_drawn_ahead_is_left_to_the_backend() -> None:
+def test_a_tracker_that_cannot_be_built_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    def build() -> MotionExtractor:
+        raise OSError("no descriptors left")
+
+    with staged(extractor=build) as stage:
+        stage.bell.wait_for(lambda: stage.live.has_failed)
+    assert "no descriptors left" in caplog.text
+
+
+@pytest.mark.parametrize("error", [ValueError("leads nowhere"), MemoryError("all in use")])
+def test_what_cannot_be_drawn_ahead_is_left_to_the_backend(error: Exception) -> None:
     asked: list[int] = []
 
     def draw(_appearance: Appearance, motion: Motion, steps: int) -> None:
         assert motion.is_relative
         asked.append(steps)
-        raise ValueError("leads nowhere")
+        raise error
 
     with staged(draw=draw) as stage:
         stage.drive()

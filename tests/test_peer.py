@@ -55,7 +55,13 @@ class Scene:
         assert ada is not None
         broadcast = Broadcast(self.live)
         self.call = Call(
-            id="c", source=ada, live=self.live, broadcast=broadcast, expires_s=0.0, ttl_s=30.0
+            id="c",
+            public_id="p",
+            source=ada,
+            live=self.live,
+            broadcast=broadcast,
+            expires_s=0.0,
+            ttl_s=30.0,
         )
         self.closed = asyncio.Event()
         self.peer = self.call.peer = Peer(
@@ -247,6 +253,30 @@ def test_a_connection_that_never_comes_up_is_closed() -> None:
         await scene.closed.wait()
 
     play(script, connect_timeout_s=0.2)
+
+
+def test_an_avatar_that_is_not_coded_any_more_ends_the_connection() -> None:
+    async def script(scene: Scene) -> None:
+        await scene.connect()
+        await scene.until_shade(11)
+        scene.peer._sender.track.stop()  # type: ignore[union-attr]
+        await scene.closed.wait()
+
+    play(script, silence_s=5.0)
+
+
+def test_a_connection_has_one_channel_for_control() -> None:
+    async def script(scene: Scene) -> None:
+        closed = [asyncio.Event() for _ in range(3)]
+        for event, label in zip(closed, ("ctrl", "ctrl", "chat"), strict=True):
+            scene.browser.createDataChannel(label).on("close", event.set)
+        await scene.connect()
+        await scene.say({"type": "ping", "t": 5})
+        assert (await scene.message("pong"))["t"] == 5
+        await asyncio.gather(*(event.wait() for event in closed))
+        assert scene.channel.readyState == "open"
+
+    play(script)
 
 
 def test_the_server_notices_when_the_other_side_leaves() -> None:

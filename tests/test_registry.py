@@ -1,5 +1,6 @@
 """Portraits, uploads and calls: bounded and expiring."""
 
+from types import SimpleNamespace
 from typing import Any
 
 from server.registry import Call, Calls, Source, Sources
@@ -47,12 +48,14 @@ def test_pictures_of_uploads_are_found_by_their_id_alone() -> None:
     assert source("ada", is_private=False).url == "/v1/portraits/ada.jpg"
 
 
-def call(call_id: str, *, expires_s: float, peer: Any = None, **others: Any) -> Call:
-    nothing: Any = None  # the registry looks at neither
+def call(
+    call_id: str, *, expires_s: float, peer: Any = None, has_failed: bool = False, **others: Any
+) -> Call:
+    nothing: Any = None  # the registry does not look at it
     return Call(
         id=call_id,
         source=source("u1"),
-        live=nothing,
+        live=SimpleNamespace(has_failed=has_failed),  # type: ignore[arg-type]
         broadcast=nothing,
         public_id=f"public {call_id}",
         peer=peer,
@@ -81,6 +84,13 @@ def test_a_call_that_may_not_last_longer_expires_with_its_driver_there() -> None
     calls.add(call("long", expires_s=10, peer=object(), ends_s=100))
     assert calls.expired(99) == []
     assert [each.id for each in calls.expired(100)] == ["long"]
+
+
+def test_a_call_whose_avatar_has_failed_expires_with_its_driver_there() -> None:
+    calls = Calls(max_sessions=2)
+    calls.add(call("well", expires_s=10, peer=object()))
+    calls.add(call("broken", expires_s=10, peer=object(), has_failed=True))
+    assert [each.id for each in calls.expired(0)] == ["broken"]
 
 
 def test_the_calls_of_an_address_are_counted() -> None:

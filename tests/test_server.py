@@ -26,6 +26,7 @@ from tests.page import Page, call
 from tests.serving import serving
 
 MAX_SESSIONS = 2
+HUGE = b'{"source": "ada", "ttl_s": 1' + 400 * b"0" + b"}"  # more than a float holds
 
 
 @pytest.fixture(scope="module")
@@ -257,7 +258,9 @@ def test_a_file_that_is_too_large_is_refused(client: httpx.Client) -> None:
 # Sessions
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'"ada"', b'{"source": ["ada"]}', b"\xff"])
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b"{}", b'"ada"', b'{"source": ["ada"]}', b"\xff", HUGE]
+)
 def test_a_session_needs_a_portrait(client: httpx.Client, body: bytes) -> None:
     refused = client.post("/v1/sessions", content=body)
     assert refused.status_code == 422

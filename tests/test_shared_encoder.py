@@ -230,8 +230,23 @@ def test_an_encoder_that_fails_ends_its_viewers(caplog: pytest.LogCaptureFixture
         assert not scene.broadcast.encoders
 
     play(script, side_px=65)  # which H.264 cannot halve
-    [record] = [each for each in caplog.records if each.name == "server.shared_encoder"]
-    assert record.exc_info is not None
+    records = [each for each in caplog.records if each.name == "server.shared_encoder"]
+    assert [each.exc_info is not None for each in records] == [True, True], "another one was tried"
+
+
+def test_an_encoder_that_breaks_is_replaced_and_its_viewers_go_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def script(scene: Scene) -> None:
+        track, reader = scene.join(), Reader()
+        await reader.take(track, 5)
+        [encoder] = scene.broadcast.encoders.values()
+        encoder._encoder = None  # type: ignore[assignment]
+        await reader.take(track, 20)
+        assert any(packet.is_keyframe for packet in reader.packets[5:]), "the new encoder's first"
+
+    play(script)
+    assert "an encoder of H264 failed" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -408,8 +408,19 @@ def test_w16_plain_options_tell_the_type_and_ice_servers_to_the_authorised_alone
     told = client.options(session["whip_url"])
     assert (told.status_code, told.headers["Accept-Post"]) == (200, "application/sdp")
     assert "Link" not in told.headers
+    assert told.headers["Allow"] == "OPTIONS, GET, HEAD, POST"
     told = client.options(session["whip_url"], headers=headers(session["tokens"]["publish"]))
     assert len(told.headers.get_list("Link")) == 2
+
+
+def test_plain_options_of_what_a_publisher_created_tell_what_may_be_done_with_it(
+    client: httpx.Client, session: dict[str, Any], webcam: str
+) -> None:
+    located = publish(client, session, webcam).headers["Location"]
+    told = client.options(located)
+    assert told.headers["Allow"] == "OPTIONS, GET, HEAD, PATCH, DELETE"
+    assert told.headers["Accept-Patch"] == "application/trickle-ice-sdpfrag"
+    assert client.options(f"{located}x").status_code == 404
 
 
 def test_w17_pages_of_listed_sites_can_read_the_headers_and_others_are_refused(
@@ -463,7 +474,9 @@ def test_w18_only_a_well_formed_fragment_is_patched(
     published: Callable[..., httpx.Response], webcam: str
 ) -> None:
     for kind in ("text/plain", "application/json"):
-        problem(published(fragment(webcam, GOOD), kind=kind), 415)
+        refused = published(fragment(webcam, GOOD), kind=kind)
+        problem(refused, 415)
+        assert refused.headers["Accept-Patch"] == "application/trickle-ice-sdpfrag"
     for body in ("", "hello", "a=candidate:1", fragment(webcam, GOOD.replace("5000", "port"))):
         problem(published(body), 422)
     problem(published(fragment(webcam, GOOD).replace("a=mid:0", "a=x")), 422)
