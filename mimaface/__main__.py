@@ -11,7 +11,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -26,7 +26,7 @@ from rich.progress import track as with_progress
 import mimaface
 from mimaface.animate import animate, encode_source
 from mimaface.appearance import paste_back
-from mimaface.config import AUTOENCODERS, CONFIGS
+from mimaface.config import AUTOENCODERS, CONFIGS, RELEASED_STEPS
 from mimaface.driving import mean_fps, open_driver
 from mimaface.errors import MimafaceError, UnwritableMediaError
 from mimaface.evaluation import bench_command
@@ -39,7 +39,8 @@ from mimaface.photo import read_photo
 from mimaface.training.data import require_extra
 from mimaface.training.options import add_distill_flags, add_train_flags
 from mimaface.types import ClipRequest, Motion
-from mimaface.video import VideoReader, naming_errors, whole_file, write_video
+from mimaface.video import VideoReader, write_video
+from mimaface.whole_file import naming_errors, whole_file
 
 SIZES: Final = (256, 512)
 
@@ -166,10 +167,8 @@ def _add_model(parser: argparse.ArgumentParser, *, sizes: Sequence[int] = SIZES)
 
 def _load(args: argparse.Namespace, **options: Any) -> Model:
     weights = args.weights
-    if weights is None and not args.steps and args.steps is not None:
+    if weights is None and args.steps == 0:
         weights = "none"  # nothing else is needed
-    if weights not in (None, "random", "none"):
-        weights = Path(weights)
     try:
         return load(
             args.model,
@@ -252,6 +251,7 @@ def _animate(args: argparse.Namespace) -> dict[str, Any]:
     if faceless == frames:
         notes = [*notes, "the driver shows no face: the portrait idles"]
     return {
+        "steps": steps,
         "frames": frames,
         "fps": round(driver.fps, 3),
         "seconds": {stage: round(sum(times), 3) for stage, times in stopwatch.times_s.items()},
@@ -326,7 +326,14 @@ def _convert(args: argparse.Namespace) -> dict[str, Any]:
         if args.output.exists() and args.lora.samefile(args.output):
             raise UnwritableMediaError(f"{args.lora} would be overwritten: name another output")
     generator = read_official(args.folder, decoder=args.decoder)
-    fused = fuse_lora(generator.denoiser, lora, scale=args.lora_scale) if lora is not None else 0
+    if lora is None:
+        fused, config = 0, generator.config
+        # Without one the weights are those of the release, and do as many steps as its sampler.
+        generator.config = replace(
+            config, samplings={RELEASED_STEPS: config.samplings[RELEASED_STEPS]}
+        )
+    else:
+        fused = fuse_lora(generator.denoiser, lora, scale=args.lora_scale)
     save(generator, args.output, dtype=getattr(torch, args.precision))
     return {
         "output": str(args.output),

@@ -1,4 +1,4 @@
-"""Where a face goes in the 256 px and the 512 px crops, and the warp between pictures.
+"""Where a face goes in the crop of 256 px, and the warp between pictures.
 
 Points are x, y rows in pixels; a matrix [2, 3] maps source to destination pixels. Pixel centres
 are at integers, as in cv2 and kornia (the renderer of `mimaface.bfm` counts them from 0.5). Left
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from mimaface.face_mesh import EYES
+from mimaface.face_mesh import EYES, NOSE_TIP, OUTER_LIPS
 from mimaface.types import Reals
 
 Doubles = NDArray[np.float64]
@@ -33,9 +33,7 @@ ARCFACE_TEMPLATE: Final = np.array(
 # The 256 px crop is twice that picture, widened by 8 of its pixels on the left and on the right.
 TEMPLATE_256: Final = 2 * (ARCFACE_TEMPLATE + np.array([8.0, 0.0]))
 
-CROP_512_PX: Final = 512
-BOX_IN_CROP_512_PX: Final = 352  # a detected face's side; the same margin is left all around it
-NOSE_TIP, LEFT_MOUTH_CORNER, RIGHT_MOUTH_CORNER = 1, 61, 291  # in MediaPipe's numbering
+LEFT_MOUTH_CORNER, RIGHT_MOUTH_CORNER = OUTER_LIPS[0][0], OUTER_LIPS[0][-1]
 
 
 def similarity(points: Reals, template: Reals) -> Doubles:
@@ -70,30 +68,6 @@ def invert(matrix: Reals) -> Doubles:
     (a, b, x), (c, d, y) = np.asarray(matrix, np.float64)
     inverse = np.array([[d, -b], [-c, a]]) / (a * d - b * c)
     return np.column_stack([inverse, -inverse @ (x, y)])
-
-
-def square_box(box: Reals) -> Doubles:
-    """Make a box square around its centre, its side the longer of the two.
-
-    Args:
-        box: [2, 2], the corners of least and of greatest x and y.
-
-    Returns:
-        [4, 2], the corners top left, bottom left, bottom right, top right.
-    """
-    low, high = np.asarray(box, np.float64)
-    centre, half = (low + high) / 2, (high - low).max() / 2
-    return centre + half * np.array([[-1, -1], [-1, 1], [1, 1], [1, -1]])
-
-
-def crop_512(box: Reals) -> Doubles:
-    """Return the matrix [2, 3] that puts a box [2, 2], made square, into the 512 px crop."""
-    corners = square_box(box)
-    side = corners[2, 0] - corners[0, 0]
-    if side <= 0:
-        raise ValueError(f"a box must have a size, found corners {np.asarray(box).tolist()}")
-    scale, margin = BOX_IN_CROP_512_PX / side, (CROP_512_PX - BOX_IN_CROP_512_PX) / 2
-    return np.column_stack([scale * np.eye(2), margin - scale * corners[0]])
 
 
 def five_points(landmarks_px: Reals) -> Doubles:

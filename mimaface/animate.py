@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mimaface.appearance import encode_photo
 from mimaface.errors import SourceImageError
 from mimaface.frame_generator import FrameGenerator
 from mimaface.model import Model
+from mimaface.photo import Photo
 from mimaface.render import drawn, render
 from mimaface.types import (
     Appearance,
@@ -20,7 +20,6 @@ from mimaface.types import (
     ClipRequest,
     MeshRender,
     Motion,
-    Pixels,
     SourceFeatures,
     Stage,
     is_finite,
@@ -37,7 +36,7 @@ def unwatched(_name: str) -> AbstractContextManager[None]:
 
 def encode_source(
     model: Model,
-    photo: Path | bytes | Pixels,
+    photo: Photo,
     *,
     on_device: Callable[[Callable[[], SourceFeatures]], SourceFeatures] = lambda read: read(),
 ) -> Appearance:
@@ -45,7 +44,7 @@ def encode_source(
 
     Args:
         model: what `load` returned.
-        photo: a JPEG, PNG or WebP file, its bytes, or uint8 [H, W, 3] RGB.
+        photo: path of a JPEG, PNG or WebP file, its bytes, or uint8 [H, W, 3] RGB.
         on_device: runs the part that needs the generator's device, in the thread that owns it.
 
     Raises:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Final
 
 import cv2
@@ -40,7 +39,7 @@ from mimaface.mouth import (
     paint_upper_teeth,
     show_mouth,
 )
-from mimaface.photo import crop_around, measure_photo, only_face, read_photo
+from mimaface.photo import Photo, crop_around, measure_photo, only_face, read_photo
 from mimaface.plates import (
     Canvas,
     matte_person,
@@ -71,7 +70,7 @@ BARE_OUTLINE: Final = 1.35  # over the oval's radius, where the matte tells no o
 
 
 def encode_photo(
-    photo: Path | bytes | Pixels, *, size_px: int, framing: Framing = HEAD_AND_SHOULDERS
+    photo: Photo, *, size_px: int, framing: Framing = HEAD_AND_SHOULDERS
 ) -> Appearance:
     """Make a portrait's mesh.
 
@@ -103,14 +102,18 @@ def encode_photo(
     )
 
 
-def paste_back(photo: Pixels, appearance: Appearance, avatar: Pixels) -> Pixels:
-    """Put an avatar frame back into the photo [H, W, 3] it was cropped from."""
-    crop = appearance.crop
+def paste_back(photo: Photo, appearance: Appearance, avatar: Pixels) -> Pixels:
+    """Return the photo, uint8 [H, W, 3], with an avatar frame where it was cropped from.
+
+    Raises:
+        UnreadableMediaError, SourceImageError: the photo cannot be read.
+    """
+    picture, crop = read_photo(photo), appearance.crop
     frame = _resize(avatar, crop.side)
     # Towards the crop's edges the photo takes over, except where the edges are the photo's own.
     reach = max(crop.side // 16, 1)
     inner = np.zeros(frame.shape[:2], np.float32)
-    high, wide = photo.shape[:2]
+    high, wide = picture.shape[:2]
     x0, x1 = (
         (0 if crop.left == 0 else reach),
         (crop.side if crop.left + crop.side == wide else -reach),
@@ -121,7 +124,7 @@ def paste_back(photo: Pixels, appearance: Appearance, avatar: Pixels) -> Pixels:
     )
     inner[y0:y1, x0:x1] = 1
     share = cv2.blur(inner, (2 * reach - 1, 2 * reach - 1), borderType=cv2.BORDER_REPLICATE)
-    result = photo.copy()
+    result = picture.copy()
     window = result[crop.top : crop.top + crop.side, crop.left : crop.left + crop.side]
     window[:] = np.round(window + share[..., None] * (frame.astype(np.float32) - window))
     return result

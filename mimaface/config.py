@@ -18,6 +18,7 @@ Decoder = Literal["kl", "taesd"]
 ICAForm = Literal["overlap", "hold"]
 Prediction = Literal["epsilon", "sample"]
 
+RELEASED_STEPS: Final = 25  # guided, of Euler's method: how the official model samples
 TRAIN_TIMESTEPS: Final = 1000  # noise levels in training, the last one all but pure noise
 
 
@@ -408,7 +409,7 @@ CONFIGS: Final[Mapping[str, ModelConfig]] = {
         condition="bfm",
         prediction="epsilon",
         samplings={
-            25: Sampling(solver="euler", guidance=5.0),  # as the release samples: the teacher
+            RELEASED_STEPS: Sampling(solver="euler", guidance=5.0),
             4: Sampling(solver="consistency"),
             2: Sampling(solver="consistency", first_timestep=749),
             1: Sampling(solver="consistency", first_timestep=499),

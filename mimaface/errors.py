@@ -9,7 +9,8 @@
     |   `-- SmallFaceError      a face of too few pixels
     |-- WeightsError            a weight file that is missing or does not fit the model
     |-- FetchError              weights that cannot be downloaded
-    `-- UnsupportedStepsError   a number of denoising steps the model cannot do
+    |-- UnsupportedStepsError   a number of denoising steps the model cannot do
+    `-- UntrainableError        a kind of model, or data, that training cannot take
 
 Every message says what was wrong and what to do, in words for the person who chose the input.
 """
@@ -53,3 +54,7 @@ class FetchError(MimafaceError):
 
 class UnsupportedStepsError(MimafaceError):
     """The model has no weights for this number of denoising steps."""
+
+
+class UntrainableError(MimafaceError):
+    """Training cannot make this kind of model, or not of these data."""

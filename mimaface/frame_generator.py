@@ -50,7 +50,7 @@ class Networks(Protocol):
         ...
 
     def correct(self, inputs: Inputs) -> Floats:
-        """Return what MIA and denoiser say [C + 2, h, w], without small additions."""
+        """Return what MIA and denoiser say [C + 2, h, w], settled (`correction.settle`)."""
         ...
 
 

@@ -33,7 +33,7 @@ from mimaface.mia import PaperMIA, ReleasedMIA
 from mimaface.render import drawn
 from mimaface.schedule import denoise
 from mimaface.sight import features_of, look_at, pack_motion, refine, shrink, sight_of
-from mimaface.source_encoder import ClipIdentityEncoder, PatchEncoder, clip_pixels
+from mimaface.source_encoder import ClipIdentityEncoder, PatchEncoder
 from mimaface.types import (
     Appearance,
     Clip,
@@ -136,13 +136,9 @@ class Generator(nn.Module):
     @torch.inference_mode()
     def class_token(self, picture: Pixels) -> Floats:
         """Return what the source encoder says of a whole picture [H, W, 3], a vector [D]."""
-        if isinstance(self.encoder, ClipIdentityEncoder):
-            pixels = clip_pixels(picture).to(next(self.encoder.parameters()))
-            token = self.encoder.clip(pixels).last_hidden_state[0, 0]
-        else:
-            [seen] = shrink(picture[None], self.config.source_px)
-            token = self.encoder.encode(seen).tokens[0]
-        return token.float().cpu().numpy()
+        [seen] = shrink(picture[None], self.config.source_px)
+        token: Floats = self.encoder.describe(seen).float().cpu().numpy()
+        return token
 
     @torch.inference_mode()
     def animate(self, requests: Sequence[ClipRequest], *, stage: Stage) -> list[Clip]:

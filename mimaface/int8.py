@@ -61,7 +61,7 @@ class Int8Networks:
         return tokens
 
     def correct(self, inputs: Inputs) -> Floats:
-        """Return what MIA and denoiser say [C + 2, h, w], without small additions."""
+        """Return what MIA and denoiser say [C + 2, h, w], settled (`correction.settle`)."""
         correction: Floats
         [correction] = self._frame.run([CORRECTION], inputs)
         return correction

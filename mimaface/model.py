@@ -45,8 +45,8 @@ class Model:
 
     @property
     def default_steps(self) -> int:
-        """One denoising step if it can do that, else none."""
-        return 1 if 1 in self.steps else 0
+        """The fewest denoising steps it can do, none where it has no networks."""
+        return min(filter(None, self.steps), default=0)
 
     @property
     def precision(self) -> str | None:
@@ -82,13 +82,14 @@ class Model:
         """Raise an UnsupportedStepsError if the model cannot do this number of steps."""
         if steps not in self.steps:
             offered = ", ".join(str(each) for each in self.steps)
+            if self.generator is None:
+                reason = ": it was loaded without weights, name a file of them, or 0 steps"
+            elif steps in CONFIGS[self.config.name].samplings:
+                reason = ": for others its weights need a LoRA, see mimaface convert"
+            else:
+                reason = ""
             raise UnsupportedStepsError(
-                f"model {self.config.name} does {offered} denoising steps, not {steps}"
-                + (
-                    ""
-                    if self.generator
-                    else ": it was loaded without weights, name a file of them, or 0 steps"
-                )
+                f"model {self.config.name} does {offered} denoising steps, not {steps}{reason}"
             )
 
 
@@ -96,7 +97,7 @@ def load(
     name: str = "tiny",
     *,
     size_px: int | None = None,
-    weights: Path | Literal["random", "none"] | None = None,
+    weights: Path | str | None = None,
     device: Device = "auto",
     precision: Precision = "auto",
     attention: AttentionKernel = "sdpa",
@@ -133,6 +134,7 @@ def load(
         config = replace(config, autoencoder=AUTOENCODERS[decoder])
     if weights is None:
         weights = built_in_weights(name) or "none"
+    file = None if weights in ("random", "none") else Path(weights)
     if weights == "none" and device != "cuda":
         return Model(config=config, generator=None)
     if device == "auto":
@@ -145,17 +147,15 @@ def load(
         return Model(config=config, generator=None)
     if precision == "int8" and (device != "cpu" or weights == "random"):
         raise ValueError("int8 is a form of trained weights for the CPU: choose float32")
-    if weights != "random":
-        config = _resized(read_config(weights), size_px)
+    if file is not None:
+        config = _resized(read_config(file), size_px)
         if config.name != name:
-            raise WeightsError(f"{weights} holds the model {config.name}, not {name}")
+            raise WeightsError(f"{file} holds the model {config.name}, not {name}")
         if device == "cpu" and precision in ("auto", "int8"):
-            in_int8 = _read_int8(config, weights, is_wanted=precision == "int8")
+            in_int8 = _read_int8(config, file, is_wanted=precision == "int8")
             if in_int8 is not None:
                 return Model(config=config, generator=in_int8)
-    return Model(
-        config=config, generator=_read_torch(config, weights, device, precision, attention)
-    )
+    return Model(config=config, generator=_read_torch(config, file, device, precision, attention))
 
 
 def built_in_weights(name: str) -> Path | None:
@@ -194,7 +194,7 @@ def _read_int8(config: ModelConfig, weights: Path, *, is_wanted: bool) -> FrameG
 
 def _read_torch(
     config: ModelConfig,
-    weights: Path | Literal["random"],
+    weights: Path | None,
     device: Device,
     precision: Precision,
     attention: AttentionKernel,
@@ -204,7 +204,7 @@ def _read_torch(
 
     from mimaface.weights import randomize, read
 
-    if weights == "random":
+    if weights is None:  # never trained
         generator = randomize(config, attention=attention)
     else:
         generator = read(weights, attention=attention)

@@ -1,6 +1,6 @@
 """Motion out of driving frames, and relative to the driver's own neutral.
 
-`FaceMeshExtractor` is the only code that looks at a driving frame; what it returns holds no
+`FaceMeshExtractor` is the only code that looks at a live driving frame; what it returns holds no
 pixels. `RelativeMotion` smooths, calibrates and bridges lost faces. Neither reads a clock: time
 is that of the frames.
 """
@@ -17,7 +17,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mimaface.driver import Driver
 from mimaface.face_mesh import (
     EYES,
     canonical_face,
@@ -28,6 +27,7 @@ from mimaface.face_mesh import (
     rotation_angles,
     shut_lips,
 )
+from mimaface.one_face import OneFace
 from mimaface.registration import Registration
 from mimaface.types import VERTICES, Floats, Motion, Pixels, Reals
 
@@ -56,7 +56,7 @@ class MotionExtractor(Protocol):
 class FaceMeshExtractor:
     """MediaPipe's face mesh with irises in video mode. One per session, used by one thread.
 
-    It keeps to one face while there are others (`Driver`), and mends by the driver's own skin what
+    It keeps to one face while there are others (`OneFace`), and mends by the driver's own skin what
     MediaPipe is off by (`Registration`).
     """
 
@@ -71,7 +71,7 @@ class FaceMeshExtractor:
         from mediapipe.python.solutions.face_mesh import FaceMesh
 
         self._graph: Any = FaceMesh(max_num_faces=1, refine_landmarks=True)
-        self._driver = Driver()
+        self._one_face = OneFace()
         self._registration = Registration()
         self._seen_s = 0.0
         self._is_followed = False
@@ -85,7 +85,7 @@ class FaceMeshExtractor:
             raise ValueError(f"a frame must be uint8 [H, W, 3], found {rgb.dtype} {rgb.shape}")
         if self._is_frozen(time_s, rgb):
             return Motion.missing(time_s)
-        picture = np.ascontiguousarray(self._driver.view(time_s, rgb))
+        picture = np.ascontiguousarray(self._one_face.view(time_s, rgb))
         found: Any = None
         for _ in range(1 if self._is_followed else LOOKS):
             found = self._graph.process(picture).multi_face_landmarks
@@ -93,7 +93,7 @@ class FaceMeshExtractor:
             if not found:
                 return Motion.missing(time_s)
         landmarks = _coordinates(found[0])
-        if not self._driver.owns(time_s, landmarks):
+        if not self._one_face.owns(time_s, landmarks):
             return Motion.missing(time_s)
         if time_s - self._seen_s > FORGET_AFTER_S:
             self._registration.forget()
@@ -189,8 +189,9 @@ def _gain(cutoff: Any, elapsed_s: float) -> Any:
 class RelativeMotion:
     """Absolute motion in, relative motion out: smoothed, calibrated, without gaps or jumps.
 
-    The driver's neutral is the mean of the first valid second, unless one is given. A lost face is
-    held, then eases to the idle pose; it comes back in a short blend. One per session.
+    The driver's neutral is the mean of the first valid second, unless one is given, and taken anew
+    after a long loss. A lost face is held, then eases to the idle pose; it comes back in a short
+    blend. One per session.
     """
 
     def __init__(self, neutral: Neutral | None = None) -> None:
@@ -278,13 +279,17 @@ class Neutral:
 
     @staticmethod
     def of(motion: Motion) -> Neutral:
-        """Return one frame of absolute motion with a face as the neutral, once and for all."""
+        """Return one frame of absolute motion with a face as the neutral."""
         if len(motion) != 1 or motion.is_relative or not motion.valid[0]:
             raise ValueError("a neutral is one frame of absolute motion that shows a face")
         neutral = Neutral()
         neutral.observe(motion)
-        neutral.progress = 1.0
+        neutral.settle()
         return neutral
+
+    def settle(self) -> None:
+        """Observe no more; what was observed is the neutral, if that was anything."""
+        self.progress = 1.0 if self.progress else 0.0
 
     def observe(self, motion: Motion) -> None:
         """Take one frame of absolute motion into the mean, unless the second is over."""
@@ -325,7 +330,8 @@ def relative_ahead(frames: Iterator[tuple[Motion, Payload]]) -> Iterator[tuple[M
     """Make recorded absolute motion relative, frame by frame, whatever else goes with a frame.
 
     A recording can be looked into: the neutral is known before the first frame is driven, so that
-    the first second does not drift. Frames are kept until then, at most those of three seconds.
+    the first second does not drift. Frames are kept until then, at most those of three seconds; a
+    face that is not seen in them is calibrated on when it comes.
     """
     neutral, ahead = Neutral(), []
     for frame in frames:
@@ -333,6 +339,7 @@ def relative_ahead(frames: Iterator[tuple[Motion, Payload]]) -> Iterator[tuple[M
         neutral.observe(frame[0])
         if neutral.progress >= 1 or frame[0].time_s[0] - ahead[0][0].time_s[0] > 3 * CALIBRATION_S:
             break
+    neutral.settle()
     relative = RelativeMotion(neutral)
     for motion, payload in chain(ahead, frames):
         yield relative.push(motion), payload

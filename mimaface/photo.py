@@ -22,6 +22,9 @@ from mimaface.picture import MOST_PX, UNREADABLE, TooLargeError, decode
 from mimaface.types import Crop, Motion, Pixels
 
 SMALLEST_FACE_PX: Final = 96
+Photo = Path | str | bytes | Pixels
+"""A photo's path, its file's bytes, or its pixels, uint8 [H, W, 3]."""
+
 DETECTOR_BOX: Final = 1.55  # head units that MediaPipe's face detector spans from brow to chin
 
 
@@ -30,7 +33,7 @@ def built_in_portraits() -> list[Path]:
     return sorted((Path(__file__).parent / "assets" / "portraits").glob("*.jpg"))
 
 
-def read_photo(photo: Path | bytes | Pixels) -> Pixels:
+def read_photo(photo: Photo) -> Pixels:
     """Return the upright RGB picture uint8 [H, W, 3], transparency laid over grey.
 
     Raises:
@@ -42,7 +45,9 @@ def read_photo(photo: Path | bytes | Pixels) -> Pixels:
             raise ValueError(f"photo must be uint8 [H, W, 3], found {photo.dtype} {photo.shape}")
         if photo.shape[0] * photo.shape[1] > MOST_PX:
             raise too_large(photo.shape[1], photo.shape[0])
-        return photo
+        return np.ascontiguousarray(photo)  # MediaPipe reads no other
+    if isinstance(photo, str):
+        photo = Path(photo)
     try:
         return np.asarray(decode(photo if isinstance(photo, Path) else io.BytesIO(photo)))
     except FileNotFoundError as error:

@@ -78,7 +78,8 @@ class SourceMesh:
 
     Attributes:
         size_px: side of the picture.
-        texture: uint8 [H', W', 4], the photo and in alpha the person's matte.
+        texture: uint8 [H', W', 4], the person's own colours (`paint_person`) and in alpha how much
+            of each texel they are.
         skin: uint8 [H', W', 4], the same with skin over the eyes and along the rim of the face.
         background: uint8 [S, S, 3], the photo without the person, S = `samples_px(size_px)`.
         shape: [V, 3], the neutral shape in head space, and its proportions [V, 3].
@@ -221,7 +222,7 @@ def _move(mesh: SourceMesh, motion: Motion, frame: int) -> _Placed:
     still[:, :2] += leaning.astype(np.float32)
     around = moved + mesh.resting.reshape(-1, 1) * (still - moved)
     points = np.concatenate([project(face, origin, scale), around])
-    if not (np.abs(points) < MOST_PX).all():
+    if not (np.abs(points) < MOST_PX).all() or not np.isfinite(motion.gaze[frame]).all():
         raise ValueError("the motion, or the portrait's mesh, leads too far away, or to no numbers")
 
     bare = np.zeros(len(points), np.float32)

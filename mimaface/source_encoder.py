@@ -53,6 +53,10 @@ class SourceEncoder(Protocol):
         """
         ...
 
+    def describe(self, picture: Pixels) -> Tensor:
+        """Return a vector [D] that says who a picture, uint8 [H, W, 3], shows, aligned or not."""
+        ...
+
 
 class ClipIdentityEncoder(nn.Module):
     """CLIP's patch tokens and CurricularFace's deep features."""
@@ -97,6 +101,12 @@ class ClipIdentityEncoder(nn.Module):
         pixels = clip_pixels(source, image_px=self._image_px)
         tokens, identity = self(pixels.to(some), aligned.to(some))
         return SourceTokens(tokens=tokens[0], identity=identity[0])
+
+    def describe(self, picture: Pixels) -> Tensor:
+        """Return CLIP's class token [D] of a picture, uint8 [H, W, 3]; see `SourceEncoder`."""
+        pixels = clip_pixels(picture, image_px=self._image_px).to(next(self.parameters()))
+        token: Tensor = self.clip(pixels).last_hidden_state[0, 0]
+        return token
 
 
 class PatchEncoder(nn.Module):
@@ -145,6 +155,10 @@ class PatchEncoder(nn.Module):
         images = rearrange(torch.tensor(source), "h w c -> 1 c h w")
         tokens = self(images.to(self.positions) / 127.5 - 1)[0]
         return SourceTokens(tokens=tokens, identity=tokens[0])
+
+    def describe(self, picture: Pixels) -> Tensor:
+        """Return the class token [D] of a picture, uint8 [H, W, 3]; see `SourceEncoder`."""
+        return self.encode(picture).tokens[0]
 
 
 def clip_pixels(source: Pixels, *, image_px: int = 224) -> Tensor:

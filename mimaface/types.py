@@ -14,6 +14,7 @@ radians; times are seconds. A *head unit* is the distance between the outer corn
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
@@ -53,7 +54,8 @@ class Motion:
 
     Attributes:
         time_s: [F] float64, media time, increasing.
-        valid: [F] bool, False where no face was seen; the other rows are then held or idle values.
+        valid: [F] bool, False where no face was seen. Landmarks are zeros then, and so is the rest
+            of absolute motion; relative motion is held, or eases to the idle pose.
         landmarks: [F, V, 3], MediaPipe's points: x over the frame's width, y over its height,
             z over its width (smaller is nearer).
         aspect: [F], the frame's width over its height.
@@ -140,8 +142,13 @@ class Motion:
                 rows: dict[str, Any] = {name: stored[name] for name in _MOTION_SHAPES}
                 if not all(np.isfinite(row).all() for row in rows.values()):
                     raise ValueError("it holds values that are no numbers")
+                if (np.diff(rows["time_s"]) <= 0).any():
+                    raise ValueError("its times do not increase")
                 return Motion(**rows, is_relative=bool(stored["is_relative"]))
-        except (OSError, KeyError, ValueError, TypeError, EOFError, BadZipFile) as error:
+        except (
+            *(OSError, KeyError, IndexError, ValueError, TypeError, EOFError),
+            *(BadZipFile, zlib.error),
+        ) as error:
             raise UnreadableMediaError(f"{path} is not a motion file: {error}") from error
 
 

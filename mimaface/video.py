@@ -7,7 +7,6 @@ first frame. Neither knows what a face is.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
@@ -22,8 +21,9 @@ from av.container import InputContainer, OutputContainer
 from av.stream import Disposition
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 
-from mimaface.errors import UnreadableMediaError, UnwritableMediaError
+from mimaface.errors import UnreadableMediaError
 from mimaface.types import Pixels
+from mimaface.whole_file import naming_errors, whole_file
 
 # A whole number of ticks for 24, 25, 30, 50 and 60 frames a second and for 1000/1001 of them.
 TICK_S: Final = Fraction(1, 240_000)
@@ -214,33 +214,6 @@ class VideoWriter:
         while self._next_sound is not None and _time_s(self._next_sound) < self._end_s:
             self._container.mux(self._next_sound)
             self._next_sound = next(self._sound, None)
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a name to write to; the file moves to `path` when the block ends without an error.
-
-    Raises:
-        UnwritableMediaError: the folder is missing, read-only or full.
-    """
-    if not path.parent.is_dir():
-        raise UnwritableMediaError(f"there is no folder {path.parent}: create it first")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield partial
-        with naming_errors(path):
-            partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-@contextmanager
-def naming_errors(path: Path) -> Iterator[None]:
-    """Say of any failure to write in the block that `path` cannot be written."""
-    try:
-        yield
-    except (OSError, av.FFmpegError) as error:
-        raise UnwritableMediaError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _open(path: Path) -> InputContainer:

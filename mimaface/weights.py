@@ -22,8 +22,8 @@ from mimaface.config import AttentionKernel, ModelConfig, to_json
 from mimaface.errors import UnwritableMediaError, WeightsError
 from mimaface.generator import Generator
 from mimaface.stand_in_face import stand_in
-from mimaface.video import naming_errors, whole_file
 from mimaface.weight_notes import CONFIG_KEY, read_config
+from mimaface.whole_file import naming_errors, whole_file
 
 State = Mapping[str, Tensor]
 

@@ -175,7 +175,6 @@ def inputs(kind: str) -> dict[str, Any]:
         case "align":
             return {
                 "pts5": 40 * noise("points", 2, 5, 2) + 128,
-                "det_box": torch.tensor([[[10.0, 20.0], [70.0, 120.0]]]),
                 "warp_im": noise("picture", 1, 3, 20, 16),
                 "warp_M": torch.tensor([[[1.2, 0.3, -2.0], [-0.3, 1.2, 4.0]]]),
                 "warp_out": torch.zeros(1, 3, 24, 18),

@@ -19,7 +19,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from mimaface import bfm
-from mimaface.alignment import align_256, crop_512, invert, square_box, warp_affine
+from mimaface.alignment import align_256, invert, warp_affine
 from mimaface.autoencoder import KL, KL_SCALE
 from mimaface.condition import place_renders
 from mimaface.config import CONFIGS, ClipEncoderConfig, ModelConfig, Sampling
@@ -340,10 +340,6 @@ def align(arrays: Arrays, _parts: Parts) -> Outputs:
     if "pts5" in arrays:
         found["warp256"] = [align_256(points) for points in arrays["pts5"].numpy()]
         found["inverse"] = [invert(matrix) for matrix in found["warp256"]]
-    if "det_box" in arrays:
-        boxes = arrays["det_box"].numpy()
-        found["square_box4"] = [square_box(box) for box in boxes]
-        found["crop512"] = [crop_512(box) for box in boxes]
     outputs = {name: torch.from_numpy(np.stack(each)) for name, each in found.items()}
     if "warp_im" in arrays:
         height, width = arrays["warp_out"].shape[-2:]

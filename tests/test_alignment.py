@@ -8,11 +8,9 @@ import torch
 from mimaface.alignment import (
     TEMPLATE_256,
     align_256,
-    crop_512,
     five_points,
     invert,
     similarity,
-    square_box,
     warp_affine,
 )
 from mimaface.face_mesh import canonical_face
@@ -42,18 +40,6 @@ def test_points_without_extent_are_a_mistake() -> None:
 def test_inverting_leads_back() -> None:
     points = np.random.default_rng(1).uniform(0, 100, (7, 2))
     np.testing.assert_allclose(moved(moved(points, MATRIX), invert(MATRIX)), points, atol=1e-10)
-
-
-def test_a_box_lies_in_the_middle_of_its_crop() -> None:
-    box = np.array([[100.0, 40.0], [180.0, 240.0]])
-    placed = moved(square_box(box), crop_512(box))
-    np.testing.assert_allclose(placed, [[80, 80], [80, 432], [432, 432], [432, 80]], atol=1e-10)
-    np.testing.assert_allclose(moved(box.mean(axis=0), crop_512(box)), [256, 256], atol=1e-10)
-
-
-def test_a_box_without_a_size_is_a_mistake() -> None:
-    with pytest.raises(ValueError, match="size"):
-        crop_512(np.array([[5.0, 5.0], [5.0, 5.0]]))
 
 
 def test_the_canonical_face_fits_the_template() -> None:

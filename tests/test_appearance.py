@@ -49,6 +49,12 @@ def test_a_square_around_the_face_is_cropped(photo: Pixels) -> None:
     assert 0.3 < nose[1] < 0.7
 
 
+def test_a_part_of_a_picture_in_memory_is_a_photo(photo: Pixels) -> None:
+    wide = on_wall(photo, side=400, height=500, width=900, left=400, top=50)
+    read_only = np.asarray(Image.fromarray(wide))
+    assert encode_photo(read_only[:, 300:], size_px=256).source.shape == (256, 256, 3)
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_the_usual_formats_are_read(photo: Pixels, kind: str) -> None:
     picture = read_photo(encoded(Image.fromarray(photo), kind))
@@ -125,12 +131,15 @@ def test_a_small_face_is_refused_with_its_size(photo: Pixels) -> None:
         encode_photo(far, size_px=256)
 
 
-def test_a_frame_is_pasted_back_where_the_face_was(photo: Pixels) -> None:
+def test_a_frame_is_pasted_back_where_the_face_was(photo: Pixels, tmp_path: Path) -> None:
     wall = on_wall(photo, side=500, height=900, width=1200, left=350, top=200)
+    with_path = str(tmp_path / "wall.png")
+    Image.fromarray(wall).save(with_path)
     appearance = encode_photo(wall, size_px=256)
     crop = appearance.crop
     white = np.full((256, 256, 3), 255, np.uint8)
     pasted = paste_back(wall, appearance, white)
+    np.testing.assert_array_equal(paste_back(with_path, appearance, white), pasted)
     middle = crop.top + crop.side // 2, crop.left + crop.side // 2
     assert (pasted[middle] == 255).all()
     outside = np.ones(wall.shape[:2], bool)

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from mimaface.errors import MimafaceError, UnreadableMediaError
+from mimaface.training import synthetic
 from mimaface.training.batches import Batch, Batches, BatchOptions
 from mimaface.training.data import (
     encode_clip,
     index_clips,
     read_clip,
-    read_clips,
     require_extra,
     write_shards,
 )
@@ -36,7 +36,7 @@ def equal(one: Batch, other: Batch) -> bool:
 
 
 def test_clips_come_back_as_they_were_written_but_for_the_jpeg(shards: Path) -> None:
-    written, read = list(random_clips(6)), list(read_clips(shards))
+    written, read = list(random_clips(6)), [read_clip(place) for place in index_clips(shards)]
     assert len(list(shards.glob("*.tar"))) == 2
     assert len(read) == len(written)
     for clip, found in zip(written, read, strict=True):
@@ -154,11 +154,14 @@ def test_landmarks_are_those_of_the_crop(tmp_path: Path) -> None:
     write_shards([replace(clip, target=marked, landmarks=landmarks)], tmp_path, clips_per_shard=1)
     options = replace(OPTIONS, crop_px=32, colours=0.0, size=1)
     batches = Batches(index_clips(tmp_path), options)
-    for number in range(6):
+    looked = 0
+    for number in range(12):
         batch = batches[number]
         x, y = (32 * batch.landmarks[0, -1, 0]).long().tolist()
-        if 2 <= x < 30 and 2 <= y < 30:
+        if 2 <= x < 30 and 2 <= y < 30:  # it may lie outside
+            looked += 1
             assert batch.target[0, -1, :, y, x].min() > 0.7
+    assert looked >= 6
 
 
 def test_colours_change_alike_in_a_window_and_otherwise_in_the_other_picture(
@@ -193,6 +196,17 @@ def test_processes_can_fill_a_folder_together(tmp_path: Path) -> None:
     written = write_shards(random_clips(3), tmp_path, clips_per_shard=2, first_shard=10)
     assert [path.name for path in written] == ["clips-000010.tar", "clips-000011.tar"]
     assert sorted(tmp_path.iterdir()) == written, "and nothing is left beside them"
+    write_shards(random_clips(2), tmp_path, clips_per_shard=2, first_shard=0)
+    assert len(index_clips(tmp_path)) == 5
+
+
+def test_whoever_goes_on_filming_overwrites_no_shard(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["clips", "--face-model", "x", "--output", str(tmp_path), "--first"]
+    with pytest.raises(SystemExit):
+        synthetic.main([*command, "305"])
+    assert "--first must be a multiple of 10" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("package", ["accelerate", "webdataset"])

@@ -20,7 +20,7 @@ from mimaface.training import distill as distillation
 from mimaface.training.batches import Batch, Batches, BatchOptions
 from mimaface.training.carried import Past, carry_rows, first_past, spoil, warm_rows
 from mimaface.training.checkpoint import checkpoints
-from mimaface.training.critic import Critic, face_crops
+from mimaface.training.critic import Critic
 from mimaface.training.data import index_clips
 from mimaface.training.distill import DistillOptions, distill, new_student, take_step
 from mimaface.training.loop import step_optimizer
@@ -243,16 +243,16 @@ def test_rows_without_a_past_have_no_carried_frame_and_start_at_the_source() -> 
     assert warm[:, 0, 0, 0, 0].tolist() == [2.0, 5.0]
 
 
-def test_the_critic_is_small_and_sees_the_face() -> None:
-    critic = Critic()
+def test_the_critic_is_small_and_judges_patches() -> None:
+    critic = Critic().eval()
     assert sum(each.numel() for each in critic.parameters()) < 400_000
-    assert critic(torch.zeros(2, 3, 128, 128)).shape == (2, 1, 16, 16)
-    images = torch.arange(64.0).expand(1, 3, 64, 64)  # each column has its number
-    crops = face_crops(images, torch.full((1, 478, 2), 0.5), crop_px=32)
-    assert crops[0, 0, 0].tolist() == list(range(16, 48))
-    corner = face_crops(images, torch.zeros(1, 478, 2), crop_px=32)
-    assert corner[0, 0, 0, 0] == 0, "as far as the picture reaches"
-    assert face_crops(images, torch.zeros(1, 478, 2), crop_px=128).shape == (1, 3, 64, 64)
+    picture = torch.zeros(1, 3, 96, 96, requires_grad=True)
+    scores = critic(picture)
+    assert scores.shape == (1, 1, 12, 12)
+    scores[0, 0, 6, 6].backward()
+    assert picture.grad is not None
+    seen = picture.grad[0].abs().sum(0).nonzero()
+    assert (seen.max(0).values - seen.min(0).values + 1).tolist() == [54, 54]
 
 
 def test_it_runs_from_the_command_line_in_half_precision(

@@ -21,7 +21,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from mimaface.__main__ import main
-from mimaface.config import CONFIGS
+from mimaface.config import CONFIGS, RELEASED_STEPS
 from mimaface.evaluation import bench
 from mimaface.evaluation.scripted import scripted_motion
 from mimaface.hub import FACE_MODEL, OFFICIAL
@@ -84,6 +84,7 @@ def test_animate_makes_one_frame_of_each_driving_frame(
     seconds = result.pop("seconds")
     assert sorted(seconds) == ["animate", "extract", "load", "read", "write"]
     assert result == {
+        "steps": 1,
         "frames": SHORT,
         "fps": FPS,
         "frames_without_face": 0,
@@ -358,7 +359,11 @@ def test_a_bench_of_what_cannot_be_is_refused(
 
 
 def test_the_official_model_goes_from_the_hub_to_a_video(
-    run: Run, portrait: Path, short_clip: Path, tmp_path: Path
+    run: Run,
+    portrait: Path,
+    short_clip: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Fetch, convert, animate: with a narrow copy of the release, and no network beyond."""
     write_release(tmp_path / "release")
@@ -383,10 +388,11 @@ def test_the_official_model_goes_from_the_hub_to_a_video(
     shutil.copy(tmp_path / "release" / FACE_MODEL, folder / FACE_MODEL)
     converted = run("convert", "--folder", folder, "--output", weights)
     assert (converted["model"], converted["size"]) == ("sd15", NARROW.size_px)
-    result = run(
-        *("animate", "--model", "sd15", "--weights", weights, "--steps", 2),
-        *("--source", portrait, "--driving", short_clip, "--output", output),
-    )
+    drive = ("animate", "--model", "sd15", "--weights", weights, "--source", portrait)
+    result = run(*drive, "--driving", short_clip, "--output", output)
+    assert result["steps"] == RELEASED_STEPS, "it has not learnt to do fewer"
+    assert main([*map(str, drive), "--driving", "x", "--output", "x.mp4", "--steps", "2"]) == 1
+    assert "for others its weights need a LoRA" in capsys.readouterr().err
     assert (result["frames"], result["width"]) == (SHORT, NARROW.size_px)
     times_s, pictures = frames_of(output)
     assert times_s == pytest.approx([index / FPS for index in range(SHORT)])

@@ -1,5 +1,7 @@
 """Motion from frames, relative motion, and what bridges its gaps."""
 
+import contextlib
+import io
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -329,6 +331,15 @@ def test_a_recording_is_driven_from_a_neutral_known_ahead(face: Motion) -> None:
     assert RelativeMotion().push(frames[0][0]).rotation[0, 1] == 0
 
 
+def test_a_recording_of_less_than_a_second_has_one_neutral_as_well(face: Motion) -> None:
+    frames = [(at(face, i / FPS, yaw=0.3 * (i < 10)), i) for i in range(20)]
+    driven = [motion for motion, _ in relative_ahead(iter(frames))]
+    yaw = np.array([motion.rotation[0, 1] for motion in driven])
+    assert np.ptp(yaw[:5]) < 0.01, "it does not drift while the neutral is looked for"
+    assert yaw[0] - yaw[-1] == pytest.approx(0.3, abs=0.02)
+    assert yaw[0] == pytest.approx(0.15, abs=0.02), "the mean of all there is"
+
+
 def test_motion_survives_a_file(face: Motion, tmp_path: Path) -> None:
     path = tmp_path / "motion.npz"
     Motion.concatenate([face, at(face, 1.0, yaw=0.2)]).save(path)
@@ -338,7 +349,31 @@ def test_motion_survives_a_file(face: Motion, tmp_path: Path) -> None:
     assert not loaded.is_relative
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04broken"])
+def array() -> bytes:
+    """What np.save writes."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.zeros(3))
+    return buffer.getvalue()
+
+
+def test_a_motion_file_with_a_damaged_byte_is_named(face: Motion, tmp_path: Path) -> None:
+    path = tmp_path / "motion.npz"
+    face.save(path)
+    content = bytearray(path.read_bytes())
+    for place in range(200, len(content), len(content) // 20):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :])
+        with contextlib.suppress(UnreadableMediaError):  # or it was a byte of no consequence
+            Motion.load(path)
+
+
+def test_times_of_recorded_motion_increase(face: Motion, tmp_path: Path) -> None:
+    path = tmp_path / "motion.npz"
+    Motion.concatenate([at(face, 1.0), at(face, 0.5)]).save(path)
+    with pytest.raises(UnreadableMediaError, match="its times do not increase"):
+        Motion.load(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04broken", array()])
 def test_a_file_that_holds_no_motion_is_named(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "motion.npz"
     path.write_bytes(content)

@@ -303,10 +303,14 @@ def test_frames_of_a_clip_are_drawn_as_if_alone(appearance: Appearance) -> None:
     np.testing.assert_array_equal(together, alone)
 
 
-@pytest.mark.parametrize("far", [1e30, np.nan])
-def test_motion_that_leads_nowhere_is_an_error(appearance: Appearance, far: float) -> None:
+@pytest.mark.parametrize(
+    ("row", "far"), [("expression", 1e30), ("expression", np.nan), ("gaze", np.nan)]
+)
+def test_motion_that_leads_nowhere_is_an_error(
+    appearance: Appearance, row: str, far: float
+) -> None:
     nowhere = pose()
-    nowhere.expression[0, 0] = far
+    getattr(nowhere, row)[0, 0] = far
     with pytest.raises(ValueError, match="leads too far away, or to no numbers"):
         draw(appearance, nowhere)
 

@@ -126,6 +126,14 @@ def test_the_same_source_gives_the_same_tokens(build: Callable[[], SourceEncoder
     assert torch.equal(first.identity, second.identity)
 
 
+@pytest.mark.parametrize("build", [narrow_clip, narrow_patches])
+def test_a_picture_is_described_by_the_class_token(build: Callable[[], SourceEncoder]) -> None:
+    encoder = build()
+    said = encoder.describe(picture(64, 64))
+    tokens = encoder.encode(picture(64, 64), noise(1, 3, 256, 256)).tokens
+    torch.testing.assert_close(said, tokens[0])
+
+
 def test_two_sources_are_encoded_as_if_alone() -> None:
     patches, images = narrow_patches(), noise(2, 3, 64, 64)
     alone = torch.cat([patches(image[None]) for image in images])

@@ -1,7 +1,8 @@
 """Does an avatar do what its driver does? Signal by signal, against what a call needs.
 
 The signals come from the landmarks, the pose and the irises alone: the same ruler for a driver
-and for an avatar, and not the one the avatar was made with.
+and for an avatar. It is the tracker that also drives the avatar, so what it misses in both is not
+seen here.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from mimaface.face_mesh import rotation_matrix
 from mimaface.types import VERTICES, Floats, Motion
 
 # MediaPipe's numbering.
-INNER_LIPS: Final = (13, 14)
+INNER_LIP_MIDDLES: Final = (13, 14)
 OUTER_EYE_CORNERS: Final = (33, 263)
 LIDS: Final = ((159, 145), (386, 374))
 EYE_CORNERS: Final = ((33, 133), (362, 263))
@@ -153,7 +154,7 @@ def signals(motion: Motion) -> Signals:
     ]
     displaced = motion.expression.reshape(-1, VERTICES, 3)[:, EXPRESSIVE]
     return Signals(
-        mouth_opening=gap(*INNER_LIPS) / distance(*OUTER_EYE_CORNERS),
+        mouth_opening=gap(*INNER_LIP_MIDDLES) / distance(*OUTER_EYE_CORNERS),
         eye_closure=-np.mean(openings, axis=0),
         pitch=motion.rotation[:, 0],
         yaw=motion.rotation[:, 1],

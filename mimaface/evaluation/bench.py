@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import resource
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -184,7 +185,8 @@ def _finisher(model: Model) -> Callable[[], None]:
 
 def _memory_mib(model: Model) -> int:
     if not model.is_on_gpu:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most // (1024**2 if sys.platform == "darwin" else 1024)  # bytes there, else KiB
     import torch
 
     return torch.cuda.max_memory_allocated() // 1024**2

@@ -11,14 +11,13 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
+from mimaface.config import RELEASED_STEPS
 from mimaface.evaluation.bench import Run, bench, device_name, machine
 from mimaface.frame_generator import FrameGenerator
 from mimaface.model import Model, built_in_weights
 from mimaface.photo import built_in_portraits
 
-# How the release samples: guided steps of Euler's method in float32, on clips of which three frames
-# are the previous one's.
-RELEASED_STEPS: Final = 25
+# How the release samples: in float32, on clips of which three frames are the previous one's.
 RELEASED_FRAMES: Final = 12
 
 

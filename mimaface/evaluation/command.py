@@ -22,7 +22,8 @@ from mimaface.evaluation.rollout import Frame, open_scene
 from mimaface.evaluation.sheet import Sheet, side_by_side
 from mimaface.model import Model
 from mimaface.photo import read_photo
-from mimaface.video import VideoReader, naming_errors, whole_file, write_video
+from mimaface.video import VideoReader, write_video
+from mimaface.whole_file import naming_errors, whole_file
 
 ABLATIONS: Final = ("ica", "mia", "identity")
 REPORT: Final = "evaluation.json"

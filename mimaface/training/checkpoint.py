@@ -26,8 +26,7 @@ from mimaface.generator import Generator
 from mimaface.training.losses import IdentityBank
 from mimaface.weights import fill, on_meta, refuse
 
-MOST_BYTES: Final = 16 << 20  # of a file,
-MOST_TENSOR_BYTES: Final = 15 << 20  # of which the rest is for the names of its tensors
+MOST_TENSOR_BYTES: Final = 15 << 20  # of a file of 16 MiB; the rest is for its tensors' names
 CHECKPOINT: Final = "step-{:07d}"
 META: Final = "checkpoint.json"
 KEPT: Final = 2  # checkpoints of a run; older ones are removed

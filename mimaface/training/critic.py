@@ -1,4 +1,4 @@
-"""A small critic of faces: patches of a crop are scored as true or made.
+"""A small critic of faces: patches of a picture are scored as true or made.
 
 P. Isola et al., arXiv 1611.07004 (patches); T. Miyato et al., arXiv 1802.05957 (spectral norms,
 which keep its slopes bounded without a second pass).
@@ -10,16 +10,15 @@ from itertools import pairwise
 from typing import Final
 
 import torch
-from einops import reduce
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-WIDTHS: Final = (32, 64, 128)  # of the convolutions that halve the crop
+WIDTHS: Final = (32, 64, 128)  # of the convolutions that halve the picture
 SLOPE: Final = 0.2  # of a negative value
 
 
 class Critic(nn.Module):
-    """Scores [N, 1, h, w] of crops [N, 3, H, W] in [-1, 1], one for each patch of 46 pixels."""
+    """Scores [N, 1, h, w] of pictures [N, 3, H, W] in [-1, 1], one for each patch of 54 pixels."""
 
     def __init__(self) -> None:
         """Build it with random weights."""
@@ -32,9 +31,9 @@ class Critic(nn.Module):
         self.layers.append(nn.LeakyReLU(SLOPE))
         self.layers.append(spectral_norm(nn.Conv2d(WIDTHS[-1], 1, 3, padding=1)))
 
-    def forward(self, crops: Tensor) -> Tensor:
+    def forward(self, pictures: Tensor) -> Tensor:
         """Return the scores."""
-        scores: Tensor = self.layers(crops)
+        scores: Tensor = self.layers(pictures)
         return scores
 
 
@@ -43,23 +42,3 @@ def new_critic(*, seed: int) -> Critic:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Critic()
-
-
-def face_crops(images: Tensor, landmarks: Tensor, *, crop_px: int) -> Tensor:
-    """Return the squares [N, 3, P, P] around the faces, as far as the pictures reach.
-
-    Args:
-        images: [N, 3, H, H].
-        landmarks: [N, V, 2], in sides of the picture.
-        crop_px: P, or H where that is less.
-    """
-    size_px = images.shape[-1]
-    side = min(crop_px, size_px)
-    centres = reduce(landmarks, "n v xy -> n xy", "mean") * size_px - side / 2
-    corners = centres.round().long().clamp(0, size_px - side).tolist()
-    return torch.stack(
-        [
-            image[:, top : top + side, left : left + side]
-            for image, (left, top) in zip(images, corners, strict=True)
-        ]
-    )

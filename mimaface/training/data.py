@@ -2,7 +2,7 @@
 
 A shard is a tar file `clips-000000.tar`; a sample is one clip of F consecutive frames:
 
-    {key}.source.jpg   [S, S, 3], the source image: another pose of the same person
+    {key}.source.jpg   [S, S, 3], the source image: the film's first frame
     {key}.target.jpg   [F S, S, 3], the true frames, one below the other
     {key}.render.jpg   [F S, S, 3], the mesh renders of them, the condition
     {key}.motion.npz   signals float32 [F, M], landmarks float16 [F, V, 2] of the targets in [0, 1]
@@ -145,16 +145,6 @@ def write_shards(
     except OSError as error:
         raise UnwritableMediaError(f"{folder} cannot hold shards: {error}") from error
     return shards
-
-
-def read_clips(folder: Path) -> Iterator[TrainingClip]:
-    """Return all clips of a folder, in order.
-
-    Raises:
-        UnreadableMediaError: there are none, or a shard is damaged.
-    """
-    for place in index_clips(folder):
-        yield read_clip(place)
 
 
 def index_clips(folder: Path) -> list[ClipPlace]:

@@ -25,7 +25,7 @@ from mimaface.generator import Generator
 from mimaface.training.batches import Batch, Batches, BatchOptions
 from mimaface.training.carried import Past, carry_rows, first_past, spoil, warm_rows
 from mimaface.training.checkpoint import META, Learner, read_average
-from mimaface.training.critic import Critic, face_crops, new_critic
+from mimaface.training.critic import Critic, new_critic
 from mimaface.training.loop import (
     Losses,
     fit,
@@ -60,7 +60,6 @@ from mimaface.training.train import notes_of, sheet_maker, split_clips
 from mimaface.weights import read
 
 CRITIC_BETAS: Final = (0.0, 0.99)
-CRITIC_CROP_PX: Final = 128
 STUDENT_STEPS: Final = (1, 2)
 NOISE, ROWS = range(2)  # what a step's generators are for
 
@@ -107,7 +106,6 @@ class Rollout:
         render: [B, T, C, h, w], latents of the renders; the first frame is not made.
         target: [B, T, 3, P, P].
         counts: [B, T, 1, P, P], how much its pixels count.
-        landmarks: [B, T, V, 2].
         tokens: [B, T, L, D], the context.
     """
 
@@ -115,7 +113,6 @@ class Rollout:
     render: Tensor
     target: Tensor
     counts: Tensor
-    landmarks: Tensor
     tokens: Tensor
 
 
@@ -124,10 +121,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     names = {field.name for field in fields(DistillOptions)}
     try:
         options = DistillOptions(**{k: v for k, v in vars(args).items() if k in names})
-        return distill(options)
     except ValueError as error:
         args.usage_error(str(error))
         raise
+    return distill(options)
 
 
 def distill(options: DistillOptions) -> dict[str, Any]:
@@ -136,7 +133,7 @@ def distill(options: DistillOptions) -> dict[str, Any]:
     Raises:
         UnreadableMediaError: the data are missing or damaged.
         WeightsError: the teacher is.
-        ValueError: this kind of model cannot be trained here, or the data do not fit it.
+        UntrainableError: this kind of model cannot be trained here, or the data do not fit it.
     """
     teacher = options.teacher
     student = read_average(teacher) if (teacher / META).exists() else read(teacher)
@@ -159,7 +156,7 @@ def distill(options: DistillOptions) -> dict[str, Any]:
         return take_step(learner, options, accelerator, batch, number)
 
     try:
-        sheet = sheet_maker(learner, shown, accelerator.device, steps=1)
+        sheet = sheet_maker(learner, shown, accelerator.device)
         return fit(learner, options, accelerator, step, sheet, data=notes_of(places))
     finally:
         batches.close()
@@ -201,7 +198,6 @@ def take_step(
         render=encode(generator, batch.render),
         target=batch.target,
         counts=batch_weights(batch),
-        landmarks=batch.landmarks,
         tokens=tokens,
     )
     is_judged = step >= options.critic_share * options.steps
@@ -221,9 +217,7 @@ def take_step(
         losses = _clip_losses(learner, rollout, images, latents, shown, past, clip, accelerator)
         losses["added"] = added_loss(correction)
         if is_judged:
-            losses["adversarial"] = adversarial_loss(
-                _opinion(learner, accelerator, images, rollout, clip)
-            )
+            losses["adversarial"] = adversarial_loss(_opinion(learner, accelerator, images))
         total = options.weights.total(losses) / len(clips)
         accelerator.backward(total)
         for name, each in {"loss": total * len(clips), **losses}.items():
@@ -241,7 +235,7 @@ def take_step(
     carrier = (made_tokens * tokens.grad).sum() + options.weights.identity * identity
     accelerator.backward(carrier)
     if is_judged:
-        sums["critic"] = _teach_critic(learner, options, accelerator, shown, rollout, step)
+        sums["critic"] = _teach_critic(learner, options, accelerator, batch.target, shown, step)
     return {**sums, "identity": identity.detach()}
 
 
@@ -293,31 +287,26 @@ def _clip_losses(
     }
 
 
-def _opinion(
-    learner: Learner, accelerator: Accelerator, images: Tensor, rollout: Rollout, clip: slice
-) -> Tensor:
-    # Scores of the faces in the last of the pictures [B, F, 3, P, P] of a clip.
+def _opinion(learner: Learner, accelerator: Accelerator, images: Tensor) -> Tensor:
+    # Scores of the last of the pictures [B, F, 3, P, P] of a clip.
     assert isinstance(learner.critic, Critic), "a student has a critic"
-    places = rollout.landmarks[:, clip.stop - 1]
-    crops = face_crops(images[:, -1], places, crop_px=CRITIC_CROP_PX)
     with accelerator.autocast():
-        return learner.critic(crops).float()
+        return learner.critic(images[:, -1]).float()
 
 
 def _teach_critic(
     learner: Learner,
     options: DistillOptions,
     accelerator: Accelerator,
+    true: Tensor,
     made: Tensor,
-    rollout: Rollout,
     step: int,
 ) -> Tensor:
     assert learner.critic is not None, "a student has a critic"
     assert learner.critic_optimizer is not None, "and trains it"
-    last = slice(options.clips, options.clips + 1)
-    opinion = partial(_opinion, learner, accelerator, rollout=rollout, clip=last)
+    opinion = partial(_opinion, learner, accelerator)
     learner.critic.requires_grad_()
-    loss = critic_loss(opinion(rollout.target[:, -1:]), opinion(made))
+    loss = critic_loss(opinion(true), opinion(made))
     accelerator.backward(loss)
     step_optimizer(
         learner.critic,

@@ -47,9 +47,9 @@ from mimaface.native_logs import hide_native_logs
 from mimaface.photo import built_in_portraits
 from mimaface.training.graphs import TorchNetworks
 from mimaface.types import ClipRequest, Floats, Pixels
-from mimaface.video import whole_file
 from mimaface.weight_notes import CONFIG_KEY, read_notes
 from mimaface.weights import read, save
+from mimaface.whole_file import whole_file
 
 OPSET: Final = 18
 FRAMES: Final = 24  # of each portrait, to calibrate

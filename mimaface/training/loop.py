@@ -37,7 +37,7 @@ LEAST_RATE: Final = 0.02  # of the highest, at the end of the cosine
 
 Losses = Mapping[str, Tensor]
 TakeStep = Callable[[int], Losses]  # step -> what is logged; it makes the gradients
-MakeSheet = Callable[[Path, int], Mapping[str, float]]  # file, step -> what is logged
+MakeSheet = Callable[[Path], Mapping[str, float]]  # file -> what is logged
 
 
 def make_optimizer(
@@ -143,11 +143,11 @@ def fit(
                 sums.clear()
                 mark_s, mark = now_s, step
             if step % options.sheet_every == 0 or step == options.steps or is_over:
-                found = make_sheet(options.output / f"sheet-{step:07d}.png", step)
+                found = make_sheet(options.output / f"sheet-{step:07d}.png")
                 write({"step": step, **found})
             if step % options.save_every == 0 or step == options.steps or is_over:
                 save_checkpoint(learner, options.output)
-                mark_s += clock() - now_s
+            mark_s += clock() - now_s  # what sheets and checkpoints take is no step's
             if is_over:
                 break
     weights = options.output / WEIGHTS

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from mimaface.config import ModelConfig
 from mimaface.denoiser import Predicted, predict
+from mimaface.errors import UntrainableError
 from mimaface.generator import Generator
 from mimaface.mia import PaperMIA
 from mimaface.schedule import denoise
@@ -35,7 +36,7 @@ from mimaface.training.losses import (
     region_weights,
     square_loss,
 )
-from mimaface.video import naming_errors, whole_file
+from mimaface.whole_file import naming_errors, whole_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +74,9 @@ class LossWeights:
 
 
 def check_trainable(config: ModelConfig) -> None:
-    """Raise ValueError where training cannot make what a model needs."""
+    """Raise UntrainableError where training cannot make what a model needs."""
     if not config.denoiser.residual or config.condition != "mesh" or config.ica != "hold":
-        raise ValueError(
+        raise UntrainableError(
             "training makes residual models of a mesh that hold one carried frame, found "
             f"residual {config.denoiser.residual}, {config.condition} and {config.ica}"
         )

@@ -84,6 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     added.add_argument("--seed", type=int, default=1, help="of everything that is drawn")
     added.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
     args = parser.parse_args(arguments)
+    if args.run is _make_clips and args.first % CLIPS_PER_SHARD:
+        parser.error(f"--first must be a multiple of {CLIPS_PER_SHARD}: a shard has so many clips")
     try:
         args.run(args)
     except MimafaceError as error:

@@ -20,12 +20,13 @@ from torch import Tensor
 
 from mimaface.config import CONFIGS, TRAIN_TIMESTEPS, ModelConfig, trailing_timesteps
 from mimaface.denoiser import predict
+from mimaface.errors import UntrainableError
 from mimaface.schedule import add_noise
 from mimaface.training.batches import Batch, Batches, BatchOptions, Curriculum
 from mimaface.training.carried import CARRY_NOISE, carry_rows, draw, warm_rows
 from mimaface.training.checkpoint import Learner
 from mimaface.training.data import ClipPlace, index_clips, read_clip
-from mimaface.training.loop import Losses, fit, make_average, make_optimizer, seeded
+from mimaface.training.loop import Losses, MakeSheet, fit, make_average, make_optimizer, seeded
 from mimaface.training.losses import (
     IdentityBank,
     added_loss,
@@ -84,10 +85,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     names = {field.name for field in fields(TrainOptions)}
     try:
         options = TrainOptions(**{k: v for k, v in vars(args).items() if k in names})
-        return train(CONFIGS["tiny"], options)
     except ValueError as error:
         args.usage_error(str(error))
         raise
+    return train(CONFIGS["tiny"], options)
 
 
 def train(config: ModelConfig, options: TrainOptions) -> dict[str, Any]:
@@ -95,7 +96,7 @@ def train(config: ModelConfig, options: TrainOptions) -> dict[str, Any]:
 
     Raises:
         UnreadableMediaError: the data are missing or damaged.
-        ValueError: this kind of model cannot be trained here, or the data do not fit it.
+        UntrainableError: this kind of model cannot be trained here, or the data do not fit it.
     """
     check_trainable(config)
     places, shown = split_clips(options.data, config)
@@ -112,7 +113,7 @@ def train(config: ModelConfig, options: TrainOptions) -> dict[str, Any]:
         return take_step(learner, options, accelerator, batch, number)
 
     try:
-        sheet = sheet_maker(learner, shown, accelerator.device, steps=1)
+        sheet = sheet_maker(learner, shown, accelerator.device)
         return fit(learner, options, accelerator, step, sheet, data=notes_of(places))
     finally:
         batches.close()
@@ -204,11 +205,11 @@ def split_clips(
 
     Raises:
         UnreadableMediaError: the data are missing or damaged.
-        ValueError: their pictures are not of the model's size.
+        UntrainableError: their pictures are not of the model's size.
     """
     places = index_clips(folder)
     if places[0].size_px != config.working_px:
-        raise ValueError(
+        raise UntrainableError(
             f"{folder} has pictures of {places[0].size_px} pixels, "
             f"{config.name} works on {config.working_px}"
         )
@@ -235,10 +236,11 @@ def new_learner(config: ModelConfig, options: LoopOptions, device: torch.device)
     )
 
 
-def sheet_maker(
-    learner: Learner, shown: Sequence[ClipPlace], device: torch.device, *, steps: int
-) -> Any:
-    """Return what writes sample sheets of the averaged generator, always of the same windows."""
+def sheet_maker(learner: Learner, shown: Sequence[ClipPlace], device: torch.device) -> MakeSheet:
+    """Return what writes sample sheets of the averaged generator, always of the same windows.
+
+    They show pictures made in one step.
+    """
     frames = min(SHEET_FRAMES, *(place.frames for place in shown))
     count = min(len(shown), HELD_OUT)
     options = BatchOptions(
@@ -255,9 +257,8 @@ def sheet_maker(
     batch = batches[0].to(device)
     batches.close()
 
-    def write(path: Path, step: int) -> dict[str, float]:
-        del step
+    def write(path: Path) -> dict[str, float]:
         noise = torch.Generator().manual_seed(0)
-        return make_sheet(learner.averaged, batch, path, steps=steps, noise=noise)
+        return make_sheet(learner.averaged, batch, path, steps=1, noise=noise)
 
     return write

@@ -27,7 +27,7 @@ class _Box(NamedTuple):
         return bool((self.low < other.high).all() and (other.low < self.high).all())
 
 
-class Driver:
+class OneFace:
     """Keeps to one face: one that is elsewhere a moment later is not the driver's.
 
     Somebody else's is covered until the driver has been found again or waited for long enough, so

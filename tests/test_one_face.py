@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mimaface.driver import PATIENCE_S, Driver
 from mimaface.motion import FaceMeshExtractor
+from mimaface.one_face import PATIENCE_S, OneFace
 from mimaface.photo import read_photo
 from mimaface.types import Floats
 
@@ -23,14 +23,14 @@ def face(x: float, y: float = 0.5, side: float = 0.2) -> Floats:
 
 
 def test_the_first_face_is_the_drivers_and_may_move() -> None:
-    driver = Driver()
+    driver = OneFace()
     for frame, x in enumerate((0.3, 0.35, 0.45, 0.6)):
         assert driver.owns(frame / FPS, face(x))
     assert driver.view(4 / FPS, PICTURE) is PICTURE
 
 
 def test_a_face_elsewhere_is_somebody_elses_and_covered_until_the_driver_is_back() -> None:
-    driver = Driver()
+    driver = OneFace()
     assert driver.owns(0.0, face(0.25))
     assert not driver.owns(0.1, face(0.75))
     seen = driver.view(0.2, PICTURE)
@@ -42,7 +42,7 @@ def test_a_face_elsewhere_is_somebody_elses_and_covered_until_the_driver_is_back
 
 
 def test_after_a_while_it_may_be_somebody_else() -> None:
-    driver = Driver()
+    driver = OneFace()
     driver.owns(0.0, face(0.25))
     assert not driver.owns(PATIENCE_S, face(0.75))
     late_s = PATIENCE_S + 0.1
@@ -53,7 +53,7 @@ def test_after_a_while_it_may_be_somebody_else() -> None:
 
 @pytest.mark.parametrize("x", [0.02, 0.98])
 def test_a_face_at_the_edge_can_be_covered(x: float) -> None:
-    driver = Driver()
+    driver = OneFace()
     driver.owns(0.0, face(0.5))
     assert not driver.owns(0.1, face(x))
     assert (driver.view(0.2, PICTURE)[240, round(639 * x)] == 127).all()
