@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -115,3 +116,17 @@ class Bell:
                 if self._condition.wait_for(predicate, 0.05):
                     return
         raise AssertionError("what the test waits for did not happen")
+
+
+class SimulatedLoop(asyncio.SelectorEventLoop):
+    """A loop whose clock only moves as far as it sleeps, or is set forward as if it was held up."""
+
+    now_s = 100.0
+
+    def time(self) -> float:
+        return self.now_s
+
+    def _run_once(self) -> None:
+        if not self._ready and self._scheduled:  # type: ignore[attr-defined]
+            self.now_s = max(self.now_s, self._scheduled[0].when())  # type: ignore[attr-defined]
+        super()._run_once()  # type: ignore[misc]

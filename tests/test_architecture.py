@@ -33,11 +33,6 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         return archive.namelist()
 
 
-def test_imports_go_one_way() -> None:
-    command = "from importlinter.cli import lint_imports; raise SystemExit(lint_imports())"
-    python("-c", f"import sys; sys.path.insert(0, '.'); {command}")
-
-
 def test_the_wheel_holds_the_library_only(wheel: list[str]) -> None:
     tops = {re.sub(r"-[\d.]+\.dist-info$", ".dist-info", name.split("/")[0]) for name in wheel}
     assert tops == {"mimaface", "mimaface.dist-info"}

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -124,13 +125,14 @@ def test_the_server_runs_where_nothing_can_be_written_but_tmp() -> None:
     ) as server:
         assert server.stdout is not None
         told = ""
-        while line := server.stdout.readline():
-            told += line
-            if found := re.search(r"http://localhost:\d+", line):
-                assert is_alive(found[0])
-                break
-        server.terminate()
-    assert found, told
+        try:
+            while not (found := re.search(r"http://localhost:\d+", told)):
+                line = server.stdout.readline()
+                assert line, told
+                told += line
+            assert is_alive(found[0])
+        finally:
+            server.terminate()
 
 
 @pytest.mark.parametrize("service", ["server", "coturn"])
@@ -207,11 +209,16 @@ def test_coturn_takes_its_settings(tmp_path: Path) -> None:
     )
     assert program.stdout is not None
     told = []
-    for line in program.stdout:
-        told.append(line)
-        if "ff00::" in line:  # the last of the ranges
-            break
-    program.terminate()
+    patience = threading.Timer(30, program.kill)
+    patience.start()
+    try:
+        for line in program.stdout:
+            told.append(line)
+            if "ff00::" in line:  # the last of the ranges
+                break
+    finally:
+        patience.cancel()
+        program.terminate()
     told += program.communicate(timeout=30)[0].splitlines()
     assert any("ff00::" in line for line in told), told
     assert not [line for line in told if re.search("bad configuration|unrecognized", line, re.I)]

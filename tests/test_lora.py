@@ -35,19 +35,20 @@ Style = Callable[[str, Tensor, Tensor], dict[str, Tensor]]
 @pytest.fixture
 def unet() -> UNetMotionModel:
     """The denoiser's kind of network, narrow, with the denoiser's 13 input channels."""
-    torch.manual_seed(0)
-    return UNetMotionModel(
-        in_channels=13,
-        down_block_types=("CrossAttnDownBlockMotion", "DownBlockMotion"),
-        up_block_types=("UpBlockMotion", "CrossAttnUpBlockMotion"),
-        block_out_channels=(32, 64),
-        layers_per_block=1,
-        cross_attention_dim=24,
-        norm_num_groups=8,
-        num_attention_heads=2,
-        motion_num_attention_heads=2,
-        use_motion_mid_block=False,
-    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return UNetMotionModel(
+            in_channels=13,
+            down_block_types=("CrossAttnDownBlockMotion", "DownBlockMotion"),
+            up_block_types=("UpBlockMotion", "CrossAttnUpBlockMotion"),
+            block_out_channels=(32, 64),
+            layers_per_block=1,
+            cross_attention_dim=24,
+            norm_num_groups=8,
+            num_attention_heads=2,
+            motion_num_attention_heads=2,
+            use_motion_mid_block=False,
+        )
 
 
 def weights(unet: nn.Module) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from server.broadcast import Broadcast
 from server.program import Picture, call_on_air, pictures, pieces
 from server.registry import Call, Source
 from server.tracks import PIECE, RATE
-from tests.fakes import driving_frame, portrait
+from tests.fakes import SimulatedLoop, driving_frame, portrait
 from tests.stage import Stage, staged
 
 IDLE = np.zeros((64, 64, 3), np.uint8)
@@ -24,6 +24,7 @@ def call(stage: Stage, name: str, *, is_driven: bool = True) -> Call:
     source = Source(id=name, name=name, jpeg=b"", appearance=appearance, is_private=False)
     return Call(
         id=name,
+        public_id=f"public {name}",
         source=source,
         live=stage.live,
         broadcast=Broadcast(stage.live),
@@ -97,7 +98,8 @@ def test_sound_goes_on_when_nothing_is_on_air() -> None:
         assert len(first.samples) == PIECE
         assert round((second.time_s - first.time_s) * RATE) == PIECE
 
-    asyncio.run(asyncio.wait_for(script(), 30))
+    with asyncio.Runner(loop_factory=SimulatedLoop) as runner:
+        runner.run(script())
 
 
 async def _next_of(shown: Any, name: str | None) -> Picture:

@@ -37,7 +37,13 @@ class Scene:
         source = Source(id="s", name="A", jpeg=b"", appearance=portrait(1), is_private=True)
         nothing: Any = None  # nobody watches
         self.call = Call(
-            id="secret", source=source, live=self.live, broadcast=nothing, expires_s=0, ttl_s=30
+            public_id="p",
+            id="secret",
+            source=source,
+            live=self.live,
+            broadcast=nothing,
+            expires_s=0,
+            ttl_s=30,
         )
         self.calls.add(self.call)
         for _ in range(2):

@@ -12,6 +12,7 @@ from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
 from server.sound import MOST_WAIT_S, Listener, Sound
 from server.tracks import PIECE, RATE, Samples, SoundTrack, listen
+from tests.fakes import SimulatedLoop
 
 PIECE_S = PIECE / RATE
 
@@ -234,15 +235,6 @@ def test_any_codecs_sound_becomes_48_khz_mono_at_its_place(rate: int, layout: st
     assert not heard[round(20.3 * PIECE) : round(20.7 * PIECE)].any()
 
 
-class SkippingLoop(asyncio.SelectorEventLoop):
-    """A loop whose clock a test sets forward, as if it had been held up."""
-
-    skipped_s = 0.0
-
-    def time(self) -> float:
-        return super().time() + self.skipped_s
-
-
 def test_a_track_sends_pieces_one_after_the_other_each_in_a_frame_of_its_own() -> None:
     asked_s: list[float] = []
 
@@ -254,7 +246,8 @@ def test_a_track_sends_pieces_one_after_the_other_each_in_a_frame_of_its_own() -
         track = SoundTrack(read)
         return [await track.recv() for _ in range(5)]
 
-    frames = asyncio.run(main())
+    with asyncio.Runner(loop_factory=SimulatedLoop) as runner:
+        frames = runner.run(main())
     assert [frame.pts for frame in frames] == [0, PIECE, 2 * PIECE, 3 * PIECE, 4 * PIECE]
     assert {(frame.sample_rate, frame.samples, frame.format.name) for frame in frames} == {
         (RATE, PIECE, "s16")
@@ -273,12 +266,12 @@ def test_a_track_that_was_held_up_leaves_sound_out_rather_than_hurry() -> None:
     async def main() -> list[int | None]:
         track = SoundTrack(read)
         loop = asyncio.get_running_loop()
-        assert isinstance(loop, SkippingLoop)
+        assert isinstance(loop, SimulatedLoop)
         before = (await track.recv()).pts
-        loop.skipped_s = 5.0
+        loop.now_s += 5.0
         return [before, (await track.recv()).pts, (await track.recv()).pts]
 
-    with asyncio.Runner(loop_factory=SkippingLoop) as runner:
+    with asyncio.Runner(loop_factory=SimulatedLoop) as runner:
         first, held_up, after = runner.run(main())
     assert first == 0
     assert held_up is not None

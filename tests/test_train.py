@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,11 @@ from mimaface.config import CONFIGS
 from mimaface.errors import MimafaceError, UnreadableMediaError, UntrainableError, WeightsError
 from mimaface.training import train as training
 from mimaface.training.batches import Batches, BatchOptions
+from mimaface.training.carried import CARRY_NOISE
 from mimaface.training.checkpoint import checkpoints, read_average, save_checkpoint
 from mimaface.training.data import index_clips, read_clip
 from mimaface.training.loop import fit, make_average, make_optimizer, rate_at, step_optimizer
+from mimaface.training.networks import encode
 from mimaface.training.train import TrainOptions, draw_timesteps, new_learner, take_step, train
 from tests.learning import SMALL, log_lines, random_shards
 
@@ -88,6 +90,73 @@ def test_training_starts_at_the_render_and_learns(
     fit(learner, longer, accelerator, same, lambda *_: {}, data={})
     found = losses(options.output)
     assert np.mean(found[-5:]) < 0.7 * found[0]
+
+
+@dataclass
+class Shown:
+    """What a step showed the denoiser, and what it started from before the noise."""
+
+    start: Tensor
+    carried: Tensor
+    mask: Tensor
+
+
+def one_step(
+    options: TrainOptions, accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Shown, Tensor, Tensor, Tensor]:
+    """Return it for a batch of two frames, with their latents and the source's."""
+    learner = new_learner(SMALL, options, accelerator.device)
+    batch = Batches(index_clips(options.data), BatchOptions(size=8, frames=2, seed=0))[0]
+    seen: dict[str, Tensor] = {}
+    add_noise, predict = training.add_noise, training.predict
+
+    def watched_noise(start: Tensor, *others: Any) -> Tensor:
+        seen["start"] = start
+        return add_noise(start, *others)
+
+    def watched_predict(*args: Any, condition: Tensor, **others: Any) -> Any:
+        seen["condition"] = condition
+        return predict(*args, condition=condition, **others)
+
+    monkeypatch.setattr(training, "add_noise", watched_noise)
+    monkeypatch.setattr(training, "predict", watched_predict)
+    take_step(learner, options, accelerator, batch, 0)
+    frames = encode(learner.generator, batch.target)
+    channels = frames.shape[2]
+    shown = Shown(
+        start=seen["start"],
+        carried=seen["condition"][:, :, channels:-1],
+        mask=seen["condition"][:, :, -1:],
+    )
+    return shown, frames[:, :1], frames[:, 1:], encode(learner.generator, batch.source_crop)
+
+
+def test_the_teacher_is_carried_the_frame_before_and_never_the_one_it_has_to_make(
+    options: TrainOptions, accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    always = replace(options, carry_share=1.0, walk_share=1.0, warm_share=1.0)
+    shown, before, true, _ = one_step(always, accelerator, monkeypatch)
+    assert (before - true).abs().mean() > 1.5 * CARRY_NOISE, "they differ"
+    assert (shown.carried - before).abs().mean() < CARRY_NOISE
+    assert (shown.mask == 1).all()
+    # Where a walk starts, it starts from what is carried; within one, from the true frame.
+    is_warm = (shown.start - shown.carried).abs().flatten(1).amax(1) == 0
+    is_true = (shown.start - true).abs().flatten(1).amax(1) == 0
+    assert is_warm.any()
+    assert (is_warm ^ is_true).all()
+
+
+def test_without_a_past_the_teacher_is_carried_nothing_and_starts_from_the_source(
+    options: TrainOptions, accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    never = replace(options, carry_share=0.0, walk_share=1.0, warm_share=1.0)
+    shown, _, true, source = one_step(never, accelerator, monkeypatch)
+    assert not shown.carried.any()
+    assert not shown.mask.any()
+    is_source = (shown.start[:, 0] - source).abs().flatten(1).amax(1) == 0
+    is_true = (shown.start - true).abs().flatten(1).amax(1) == 0
+    assert is_source.any()
+    assert (is_source ^ is_true).all()
 
 
 def test_an_untrained_model_draws_its_render(
