@@ -25,7 +25,7 @@ test: $(INSTALLED)
 ifdef ARGS
 	$(BIN)/pytest $(ARGS)
 else
-	$(BIN)/pytest --numprocesses 2 --dist loadfile -m "not real_time"
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not real_time"
 	$(BIN)/pytest -m real_time
 endif
 

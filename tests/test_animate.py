@@ -4,6 +4,7 @@ import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,14 @@ import torch
 from mimaface.animate import animate, encode_source
 from mimaface.errors import UnsupportedStepsError
 from mimaface.evaluation.scripted import scripted_motion
-from mimaface.model import load
+from mimaface.model import Model, load
 from mimaface.types import Appearance, ClipRequest, Motion
+
+
+@cache
+def random_model(size_px: int = 64) -> Model:
+    """An untrained model, which takes seconds to build; it holds no state."""
+    return load("tiny", weights="random", size_px=size_px)
 
 
 @pytest.fixture(scope="module")
@@ -80,11 +87,11 @@ def test_a_size_that_is_no_multiple_of_64_is_refused() -> None:
 
 
 def test_a_source_of_another_model_or_size_is_refused_alone(portraits: list[Path]) -> None:
-    model = load("tiny", weights="random", size_px=64)
+    model = random_model()
     motion = scripted_motion(1)
     for other in (
         load("tiny", size_px=64, weights="none"),
-        load("tiny", weights="random", size_px=128),
+        random_model(128),
     ):
         request = ClipRequest(appearance=encode_source(other, portraits[0]), motion=motion, steps=1)
         with pytest.raises(ValueError, match="not encoded by this model at 64 pixels"):
@@ -92,7 +99,7 @@ def test_a_source_of_another_model_or_size_is_refused_alone(portraits: list[Path
 
 
 def test_a_state_of_another_model_is_refused(portraits: list[Path]) -> None:
-    models = [load("tiny", weights="random", size_px=size) for size in (64, 128)]
+    models = [random_model(size) for size in (64, 128)]
     motion = scripted_motion(1)
     requests = [
         ClipRequest(appearance=encode_source(model, portraits[0]), motion=motion, steps=1)
@@ -104,7 +111,7 @@ def test_a_state_of_another_model_is_refused(portraits: list[Path]) -> None:
 
 
 def test_a_clip_of_no_frames_or_too_many_is_refused(portraits: list[Path]) -> None:
-    model = load("tiny", weights="random", size_px=64)
+    model = random_model()
     appearance = encode_source(model, portraits[0])
     with pytest.raises(ValueError, match="at least one frame"):
         ClipRequest(appearance=appearance, motion=scripted_motion(2)[2:], steps=1)
@@ -113,7 +120,7 @@ def test_a_clip_of_no_frames_or_too_many_is_refused(portraits: list[Path]) -> No
 
 
 def test_a_request_can_be_sent_to_another_worker(portraits: list[Path]) -> None:
-    model = load("tiny", weights="random", size_px=64)
+    model = random_model()
     request = ClipRequest(
         appearance=encode_source(model, portraits[0]), motion=scripted_motion(1), steps=1
     )

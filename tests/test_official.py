@@ -1,11 +1,13 @@
 """The release's checkpoints: every tensor lands, and what does not is named."""
 
 import shutil
+from functools import cache
 from pathlib import Path
 from random import Random
 
 import pytest
 import torch
+from torch import nn
 
 from mimaface.autoencoder import KL
 from mimaface.config import AUTOENCODERS
@@ -55,6 +57,12 @@ def release(written: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
+@cache
+def sd15() -> nn.Module:
+    """Return the official model's shapes, which take seconds to build."""
+    return on_meta(SD15)
+
+
 @needs_golden
 @pytest.mark.parametrize(
     ("part", "checkpoints", "count"),
@@ -70,7 +78,7 @@ def release(written: Path, tmp_path: Path) -> Path:
 def test_every_tensor_of_the_release_lands_and_none_is_lacking(
     part: str, checkpoints: tuple[str, ...], count: int
 ) -> None:
-    module = on_meta(SD15).get_submodule(part)
+    module = sd15().get_submodule(part)
     files = [official_shapes(checkpoint) for checkpoint in checkpoints]
     assert sum(len(file) for file in files) == count
     landed = {
@@ -86,7 +94,7 @@ def test_every_tensor_of_the_release_lands_and_none_is_lacking(
 @pytest.mark.parametrize("part", PARTS)
 def test_official_names_lead_back_to_ours(part: str) -> None:
     to_official, from_official = PARTS[part]
-    state = on_meta(SD15).get_submodule(part).state_dict()
+    state = sd15().get_submodule(part).state_dict()
     assert rename(rename(state, to_official), from_official).keys() == state.keys()
 
 

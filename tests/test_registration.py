@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -38,11 +39,18 @@ def films(portraits: list[Path]) -> list[MeshRender]:
     ]
 
 
+@cache
+def alike(landmarks: bytes) -> Floats:
+    """How much of what each landmark is off by the others share [V, V]."""
+    places = np.frombuffer(landmarks, np.float32).reshape(VERTICES, 2)
+    apart = np.linalg.norm(places[:, None] - places, axis=2)
+    return np.exp(-0.5 * (apart / 60) ** 2)
+
+
 def seen(film: MeshRender, index: int, *, off_px: float, look: int = 0) -> Floats:
     """What a tracker finds that is off by so much, at each look and for each part differently."""
     rng = np.random.default_rng((index, look))
-    smooth = np.linalg.norm(film.landmarks[0][:, None] - film.landmarks[0], axis=2)
-    shares = np.exp(-0.5 * (smooth / 60) ** 2) @ rng.standard_normal((VERTICES, 2))
+    shares = alike(film.landmarks[0].tobytes()) @ rng.standard_normal((VERTICES, 2))
     off = off_px * shares / np.sqrt(np.square(shares).sum(axis=1).mean())
     places = (film.landmarks[index] + (off if index else 0)) / SIZE_PX
     return np.column_stack([places, np.zeros(VERTICES)]).astype(np.float32)

@@ -129,13 +129,17 @@ def test_a_turned_head_has_no_cracks(
     assert not ((around > 250) & (coverage < 128)).any()
 
 
+@pytest.fixture(scope="module")
+def resting(appearance: Appearance) -> Motion:
+    """What the tracker sees of the portrait that does not move."""
+    return measured(draw(appearance, pose()).pixels[0])
+
+
 @pytest.mark.parametrize("turn", TURNS)
 def test_a_turned_head_turns_for_the_tracker_too(
-    appearance: Appearance, turn: tuple[float, float, float]
+    appearance: Appearance, resting: Motion, turn: tuple[float, float, float]
 ) -> None:
-    before, after = (
-        measured(draw(appearance, pose(turn=at)).pixels[0]) for at in ((0, 0, 0), turn)
-    )
+    before, after = resting, measured(draw(appearance, pose(turn=turn)).pixels[0])
     np.testing.assert_allclose((after.rotation - before.rotation)[0], turn, atol=0.16)
 
 
