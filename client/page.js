@@ -98,7 +98,8 @@ function show() {
   setPressed($("pause"), isPaused);
   setPressed($("microphone"), microphone !== null);
   $("overlay-card").hidden = phase !== "live" && phase !== "reconnecting";
-  $("self-frame").hidden = !camera || isPaused || $("show-self").ariaPressed === "false";
+  const isSeen = camera?.readyState === "live" && !isPaused;
+  $("self-frame").hidden = !isSeen || $("show-self").ariaPressed === "false";
   if (!isMeasuring()) $("readout").hidden = true;
 }
 
