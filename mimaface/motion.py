@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from mimaface.eyes import blink_together, look_together
 from mimaface.face_mesh import (
     EYES,
     canonical_face,
@@ -315,15 +316,9 @@ class Neutral:
         return _Row(
             rotation=seen.rotation - self._mean.rotation,
             translation=np.append(shift, np.log(nearer)).astype(np.float32),
-            expression=((shape - self._shape) / self._proportions).ravel(),
-            gaze=_together(seen.gaze - self._mean.gaze, shape),
+            expression=blink_together((shape - self._shape) / self._proportions).ravel(),
+            gaze=look_together(seen.gaze - self._mean.gaze, shape),
         )
-
-
-def _together(gaze: Floats, shape: Floats) -> Floats:
-    # Eyes move together; how far is seen best by the one that is wider open.
-    openness = np.array([gap(shape, eye) for eye in EYES]) ** 2 + 1e-6
-    return np.tile(np.average(gaze.reshape(2, 2), axis=0, weights=openness), 2).astype(np.float32)
 
 
 def relative_ahead(frames: Iterator[tuple[Motion, Payload]]) -> Iterator[tuple[Motion, Payload]]:
