@@ -22,9 +22,7 @@ from mimaface.face_mesh import (
     FOREHEAD,
     INNER_LIPS,
     IRISES,
-    LOWER_LIDS,
     RIGHT_TRAGUS,
-    UPPER_LIDS,
     Contour,
     canonical_face,
     gap,
@@ -181,8 +179,6 @@ def _build_mesh(canvas: Canvas, motion: Motion, size_px: int) -> SourceMesh:
     uv = canvas.to_texels(points[:, :2])
     triangles, kinds = _triangles()
     shown = (kinds != SURROUND) | _touches(matte, uv[triangles])
-    lashes = np.zeros(len(points), np.float32)
-    lashes[UPPER_LIDS] = lashes[LOWER_LIDS] = 1
 
     left_eyeball, right_eyeball = (
         paint_eyeball(
@@ -236,7 +232,6 @@ def _build_mesh(canvas: Canvas, motion: Motion, size_px: int) -> SourceMesh:
         uv=uv,
         triangles=triangles[shown],
         kinds=kinds[shown],
-        lashes=lashes,
         eyeballs=(left_eyeball, right_eyeball),
         mouth=(upper_teeth, lower_mouth),
         cavity=skin * np.array([0.5, 0.34, 0.36], np.float32),

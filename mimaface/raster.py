@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mimaface.types import Floats
 
 APART = 8  # texels between samples side by side, of which there are at most two a sample at rest
+LASH_POWER = 6  # that the way from the skin around to a lid's edge is raised to: a thin row
 SKIN, SURROUND, LEFT_EYE, RIGHT_EYE, MOUTH = range(5)  # kinds of triangles
 
 
@@ -153,7 +154,7 @@ def compose(
                     else:
                         share = min(max(np.float32(4) * shut - np.float32(3), np.float32(0)), one)
                     lash = wi * lashes[i] + wj * lashes[j] + wk * lashes[k]
-                    dark = one - np.float32(0.7) * lash * lash * lash * lash * lash
+                    dark = one - np.float32(0.8) * lash**LASH_POWER
                     u, v = where[y, x, 0] + half, where[y, x, 1] + half
                     skin_r, skin_g, skin_b, skin_alpha = _sample(skin, u, v)
                     r += share * (skin_r * dark - r)

@@ -22,6 +22,8 @@ from mimaface.face_mesh import (
     EYES,
     FACE_OVAL,
     INNER_LIPS,
+    LOWER_LIDS,
+    UPPER_LIDS,
     Contour,
     gap,
     gaze_angles,
@@ -31,7 +33,7 @@ from mimaface.face_mesh import (
     rotation_matrix,
     width,
 )
-from mimaface.raster import compose, look_up, rasterize, soften
+from mimaface.raster import LASH_POWER, compose, look_up, rasterize, soften
 from mimaface.types import VERTICES, ClipRequest, Floats, MeshRender, Motion, Pixels, Reals
 
 # Head units from the camera to the head's origin. Landmarks are orthographic: so far away that the
@@ -93,7 +95,6 @@ class SourceMesh:
         stretching: [R], how far a ring follows the expression of the oval.
         uv: [V + R O, 2], texture coordinates in texels.
         triangles: [T, 3] and kinds: [T] uint8.
-        lashes: [V + R O], 1 on the edges of the lids, 0 elsewhere.
         eyeballs: the plates in units of the eye's width around the middle of its corners.
         mouth: upper teeth and the lower mouth, in head units around the middle of each lip.
         cavity: [3] RGB of the open mouth's depth.
@@ -118,7 +119,6 @@ class SourceMesh:
     uv: Floats
     triangles: NDArray[np.int32]
     kinds: Pixels
-    lashes: Floats
     eyeballs: tuple[Plate, Plate]
     mouth: tuple[Plate, Plate]
     cavity: Floats
@@ -163,7 +163,7 @@ def render(mesh: SourceMesh, motion: Motion) -> MeshRender:
         person = cv2.remap(mesh.texture, where, None, cv2.INTER_LINEAR, None, cv2.BORDER_REPLICATE)
         picture, covered = compose(
             index, weights, mesh.triangles, mesh.kinds, np.float32(size / samples),
-            person, where, mesh.skin, placed.bare, placed.bare * mesh.lashes,
+            person, where, mesh.skin, placed.bare, placed.lashes,
             placed.eye_frames, placed.irises, mesh.eyeballs[0].rgba, mesh.eyeballs[1].rgba,
             placed.mouth_frames, mesh.mouth[0].rgba, mesh.mouth[1].rgba, mesh.cavity,
             placed.mouth_light, mesh.background,
@@ -198,6 +198,7 @@ def samples_px(size_px: int) -> int:
 class _Placed:
     points: Floats  # [V + R O, 3], pixels and depth
     bare: Floats  # [V + R O], how far painted skin shows: shut lids, a rim turned into view
+    lashes: Floats  # [V + R O], root of how dark they make it, which thins their row
     eye_frames: Floats  # [2, 2, 3], pixels to texels of the eyeballs
     irises: Floats  # [2, 5]: centre at rest, shift, reach of the rigid part, in texels
     mouth_frames: Floats  # [2, 2, 3], pixels to texels of the mouth's plates
@@ -237,12 +238,17 @@ def _move(mesh: SourceMesh, motion: Motion, frame: int) -> _Placed:
         )
         irises[side] = _iris(mesh, side, motion.gaze[frame, 2 * side : 2 * side + 2])
 
+    # Lashes line an upper lid as soon as it comes down, a lower one when they meet.
+    lashes = np.zeros(len(points), np.float32)
+    lashes[UPPER_LIDS] = np.clip(1.5 * bare[UPPER_LIDS], 0, 1) ** (1 / LASH_POWER)
+    lashes[LOWER_LIDS] = np.clip(4 * bare[LOWER_LIDS] - 3, 0, 1) ** (1 / LASH_POWER)
+
     mouth_frames = np.empty((2, 2, 3), np.float32)
     for row, anchor in enumerate(mouth_anchors(mesh.shape, shape)):
         placed = mouth_frame(anchor, head_to_camera, origin, scale)
         mouth_frames[row] = _to_texels(placed, mesh.mouth[row])
     light = min(mouth_light(shape) / mesh.mouth_light, 1.0)  # what no light reached has no more
-    return _Placed(points, bare, eye_frames, irises, mouth_frames, np.float32(light))
+    return _Placed(points, bare, lashes, eye_frames, irises, mouth_frames, np.float32(light))
 
 
 def _hold_rim(face: Floats, rest: Floats) -> Floats:

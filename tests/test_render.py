@@ -273,6 +273,20 @@ def test_eyes_shut_with_skin(appearance: Appearance) -> None:
         assert np.abs(shut[y - 1, x] - lid).mean() < 0.6 * np.abs(opened[y, x] - lid).mean()
 
 
+def test_lids_are_lined_with_lashes_on_their_way_down_and_when_they_meet(
+    appearance: Appearance,
+) -> None:
+    for weight in (0.6, 1.0):
+        drawn = draw(appearance, pose(eyeBlink_L=weight, eyeBlink_R=weight))
+        picture, places = drawn.pixels[0].astype(float), drawn.landmarks[0]
+        for eye in EYES:
+            x, y = places[list(eye[0][2:-2])].mean(axis=0)  # the middle of the upper lid's edge
+            column = picture[:, round(float(x))].mean(axis=1)
+            row = round(float(y))
+            skin = column[row - 12 : row - 6].mean()
+            assert column[row - 3 : row + 1].min() < 0.65 * skin, weight
+
+
 def test_a_head_that_comes_nearer_is_drawn_larger(appearance: Appearance) -> None:
     start = pose()
     nearer = replace(start, translation=start.translation + np.float32([0, 0, np.log(1.1)]))
