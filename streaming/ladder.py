@@ -155,8 +155,6 @@ class Ladder:
             record.barred_until_s = now_s + _bar_s(record.failures)
             record.ratio = math.inf
         self._enter(fewer, now_s)
-        self._roomy_since_s = now_s
-        self._load_before_climb = None
 
     def _judge(self, now_s: float) -> None:
         # However slow the frames are, two of them are enough to fall.
@@ -179,8 +177,6 @@ class Ladder:
             self._note_failure(self._records[index], load, now_s)
             index += 1
         self._enter(index, now_s)
-        self._roomy_since_s = now_s
-        self._load_before_climb = None
 
     def _load(self, rung: Rung) -> float:
         # What the recent frames would be to the rung with as many steps as they had.
@@ -211,18 +207,18 @@ class Ladder:
         if index is None:
             self._roomy_since_s = now_s
         elif len(self._ages) >= _ENOUGH and now_s - self._roomy_since_s >= _UP_AFTER_S:
-            load = self._load(self._rungs[index])
-            self._enter(index, now_s)
-            self._roomy_since_s = now_s - _UP_AFTER_S + _WINDOW_S
-            self._load_before_climb = load
+            self._enter(index, now_s, climbed_at=self._load(self._rungs[index]))
 
     def _forecast(self, index: int, now_s: float) -> float:
         record, load = self._records[index], self._load(self._rungs[index])
         return load * record.ratio if now_s < record.barred_until_s else load
 
-    def _enter(self, index: int, now_s: float) -> None:
+    def _enter(self, index: int, now_s: float, *, climbed_at: float | None = None) -> None:
+        # Of a better rung, the load before is told; the next one may follow soon.
         self._index = index
         self._entered_s = now_s
+        self._load_before_climb = climbed_at
+        self._roomy_since_s = now_s if climbed_at is None else now_s - _UP_AFTER_S + _WINDOW_S
         self._ages.clear()
         self._costs.clear()
         self.switches += 1

@@ -31,8 +31,7 @@ class Stage:
         new_frames: int = 1,
         draw: Draw = nothing_ahead,
     ) -> None:
-        self.clock, self.bell = Clock(), Bell()
-        self.extractor = Extractor(lambda _time_s, _rgb: self.bell.ring())
+        self.clock, self.bell, self.extractor = Clock(), Bell(), Extractor()
         self.backend = LocalBackend(animate, clock=self.clock, on_made=on_made)
         self.live = LiveSession(
             "test",
