@@ -43,7 +43,7 @@ const VOICELESS = "The call goes over a WebSocket, which carries the picture, bu
  */
 export class Call extends EventTarget {
   #portrait;
-  /** @type {import("./api.js").Portrait} the one the server knows of */
+  /** @type {import("./api.js").Portrait | null} the one the server surely knows of */
   #told;
   #camera;
   /** @type {MediaStreamTrack | null} */
@@ -177,12 +177,14 @@ export class Call extends EventTarget {
   async #connect() {
     const { signal } = this.#ended;
     this.#peer?.close();
-    await this.#haveSession(signal);
+    const isKept = await this.#haveSession(signal);
     try {
       await this.#carry(signal);
     } catch (error) {
       this.#peer?.close();
-      throw error;
+      if (error.status !== 404 || !isKept) throw error;
+      this.#session = null; // It ended a moment ago.
+      return this.#connect();
     }
     // Catch up on what was chosen while there was no connection.
     this.#tellPortrait();
@@ -194,19 +196,22 @@ export class Call extends EventTarget {
    * Go on with the session there is, or start one where the server has forgotten it.
    *
    * @param {AbortSignal} signal
+   * @returns {Promise<boolean>} whether it is the one there was
    */
   async #haveSession(signal) {
     if (this.#session) {
       try {
         // What opens a TURN server does not last as long as a call may.
         this.#session.ice_servers = await fetchSessionIceServers(this.#session, signal);
-        return;
+        this.#told = null; // What was said last may not have arrived.
+        return true;
       } catch (error) {
         if (error.status !== 404) throw error;
       }
     }
     this.#session = await this.#startSession(signal);
     this.#continues = this.#session.tokens.control;
+    return false;
   }
 
   /**

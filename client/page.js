@@ -1,6 +1,6 @@
 // The page: shows the call, and turns clicks, keys and dropped files into what a Call can do.
 
-import { fetchConfig, fetchPortraits, uploadPhoto } from "./api.js";
+import { fetchConfig, fetchIceServers, fetchPortraits, uploadPhoto } from "./api.js";
 import { Call } from "./call.js";
 import { helpFor, listCameras, openCamera } from "./camera.js";
 import { forget, keep, recall } from "./memory.js";
@@ -11,6 +11,7 @@ const $ = (/** @type {string} */ id) => document.getElementById(id);
 
 const RELAX_MS = 1000;
 const COPIED_MS = 2000;
+const CHECK_MS = 5000;
 const MOST_PHOTO_SIDE = 2048; // A phone's photos are far larger, and gain nothing by it.
 
 /** With ?transport=socket in its address the page tries no peer connection. */
@@ -70,6 +71,7 @@ let call = null;
 /** @type {MediaStreamTrack | null} */
 let camera = null;
 let cameraTurn = 0; // Which opening of a camera is the last.
+let isOpeningCamera = false;
 /** @type {MediaStreamTrack | null} what those who watch hear; null while it is off */
 let microphone = null;
 let isOpeningMicrophone = false;
@@ -78,6 +80,8 @@ let phase = "idle";
 /** @type {import("./call.js").AvatarState} */
 let state = "waiting";
 let isPaused = false;
+/** @type {Overlay | null} the one of this call */
+let overlay = null;
 /** @type {"due" | "relaxing" | "done"} where the guided calibration of this call is */
 let guidance = "due";
 let relaxTimer = 0;
@@ -225,9 +229,13 @@ function showAvatar(stream) {
 async function start() {
   showHelp(null);
   phase = "asking";
+  isPaused = false;
   show();
   try {
-    if (!(await useCamera())) return; // The page is being left.
+    if (!(await useCamera())) {
+      if (phase === "asking") stop(); // It ended at once.
+      return;
+    }
   } catch (error) {
     phase = "idle";
     show();
@@ -236,12 +244,11 @@ async function start() {
   }
   phase = "connecting";
   state = "waiting";
-  isPaused = false;
   guidance = "due";
   show();
   if (document.activeElement === document.body) $("pause").focus(); // "Go live" has gone.
 
-  const continues = handedOut()?.control;
+  const continues = copiedOverlay()?.control;
   const placed = new Call(portrait, camera, { usesSocket: USES_SOCKET, continues });
   call = placed;
   listenTo(placed);
@@ -354,36 +361,56 @@ function toggleFullscreen() {
 
 // --- The address for OBS ---------------------------------------------------------------------
 
+/**
+ * @typedef {{id: string, control: string, address: string}} Overlay where a session is watched, and
+ *   the token of who may continue it
+ */
+
 /** @param {import("./api.js").Session} session */
-function showOverlay({ public_id, tokens }) {
-  const address = new URL(`/overlay?session=${public_id}#t=${tokens.watch}`, location.href);
-  const known = handedOut();
-  if (known?.id === public_id) return void ($("overlay-url").value = known.address);
-  $("overlay-url").value = address.href;
-  if (!known) return;
-  forget("overlay");
-  showHelp({
-    title: "The address for OBS has changed",
-    advice: "The server no longer knows the one that you copied. Copy the new one.",
-  });
+function showOverlay({ public_id: id, tokens }) {
+  const address = new URL(`/overlay?session=${id}#t=${tokens.watch}`, location.href).href;
+  overlay = { id, control: tokens.control, address };
+  $("overlay-url").value = address;
+  const copied = copiedOverlay();
+  if (copied && copied.id !== id) tellOfChange(copied);
 }
 
-/** @returns {{id: string, control: string, address: string} | null} what was copied for OBS last */
-function handedOut() {
+/** @returns {Overlay | null} what was copied for OBS last; later calls are seen there, too */
+function copiedOverlay() {
   return JSON.parse(recall("overlay") ?? "null");
 }
 
-/** Keep the address that was copied, so that later calls are seen there, too. */
+/**
+ * Say that an address is of no use any more, unless it is: another page may drive that session.
+ *
+ * @param {Overlay} copied
+ */
+async function tellOfChange({ id, address }) {
+  const token = new URLSearchParams(new URL(address).hash.slice(1)).get("t") ?? "";
+  try {
+    await fetchIceServers(`/v1/whep/${id}`, token, AbortSignal.timeout(CHECK_MS));
+  } catch (error) {
+    if (error.status !== 401) return;
+    forget("overlay");
+    showHelp({
+      title: "The address for OBS has changed",
+      advice: "The server no longer knows the one that you copied. Copy the new one.",
+    });
+  }
+}
+
 function keepOverlay() {
-  const { public_id: id, tokens } = call.session;
-  if (handedOut()?.id === id) return;
-  keep("overlay", JSON.stringify({ id, control: tokens.control, address: $("overlay-url").value }));
+  keep("overlay", JSON.stringify(overlay));
 }
 
 async function copyOverlay() {
   $("overlay-url").select();
   keepOverlay();
-  await navigator.clipboard.writeText($("overlay-url").value).catch(() => {}); // It is selected.
+  try {
+    await navigator.clipboard.writeText($("overlay-url").value);
+  } catch {
+    return; // The browser was told not to; it is selected, for the keys.
+  }
   setText($("copy-overlay"), "Copied");
   setTimeout(() => setText($("copy-overlay"), "Copy"), COPIED_MS);
 }
@@ -400,10 +427,13 @@ async function useCamera(deviceId = recall("camera")) {
   const turn = ++cameraTurn;
   camera?.stop(); // Phones open one camera at a time.
   let opened;
+  isOpeningCamera = true;
   try {
     opened = await openCamera(deviceId);
   } catch (error) {
     if (turn === cameraTurn) throw error;
+  } finally {
+    if (turn === cameraTurn) isOpeningCamera = false;
   }
   if (turn !== cameraTurn) {
     opened?.stop();
@@ -448,7 +478,7 @@ async function chooseCamera() {
 /** Cameras came or went. */
 async function lookForCameras() {
   await showCameras();
-  if (call && camera.readyState === "ended") reopenCamera();
+  if (call && camera.readyState === "ended" && !isOpeningCamera) reopenCamera();
 }
 
 async function showCameras() {

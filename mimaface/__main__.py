@@ -81,7 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--output", type=_named(".mp4"), required=True, help="the video to make")
     _add_model(added)
     added.add_argument(
-        "--steps", type=_count, help="denoising steps; 0 is the mesh; else 1, if there are weights"
+        "--steps",
+        type=_count,
+        help="denoising steps; 0 is the mesh; else the fewest of the weights",
     )
     added.add_argument("--seed", type=_count, default=0, help="of the denoiser's noise")
     framing = added.add_mutually_exclusive_group()

@@ -325,8 +325,8 @@ def relative_ahead(frames: Iterator[tuple[Motion, Payload]]) -> Iterator[tuple[M
     """Make recorded absolute motion relative, frame by frame, whatever else goes with a frame.
 
     A recording can be looked into: the neutral is known before the first frame is driven, so that
-    the first second does not drift. Frames are kept until then, at most those of three seconds; a
-    face that is not seen in them is calibrated on when it comes.
+    the first second does not drift. Frames are kept until then, at most those of three seconds; on
+    a face that comes later it is calibrated as in a call.
     """
     neutral, ahead = Neutral(), []
     for frame in frames:
@@ -334,7 +334,8 @@ def relative_ahead(frames: Iterator[tuple[Motion, Payload]]) -> Iterator[tuple[M
         neutral.observe(frame[0])
         if neutral.progress >= 1 or frame[0].time_s[0] - ahead[0][0].time_s[0] > 3 * CALIBRATION_S:
             break
-    neutral.settle()
+    else:
+        neutral.settle()  # there is no more to come
     relative = RelativeMotion(neutral)
     for motion, payload in chain(ahead, frames):
         yield relative.push(motion), payload

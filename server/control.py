@@ -105,7 +105,8 @@ class Control:
             case {"type": "pause", "paused": bool(is_paused)}:
                 live.pause(is_paused)
             case {"type": "source", "source": str(source_id)}:
-                source = self._sources.get(source_id)
+                own = self._call.source
+                source = own if source_id == own.id else self._sources.get(source_id)
                 if source is None:
                     raise MessageError("There is no such portrait any more. Choose another one.")
                 self._call.source = source

@@ -57,8 +57,7 @@ class Sources:
         self._portraits[source.id] = source
 
     def add_upload(self, source: Source, now_s: float) -> None:
-        """Keep an upload, from now on for as long as one may be unused; it may have been kept."""
-        self._uploads.pop(source.id, None)
+        """Keep an upload for a while."""
         self._uploads[source.id] = now_s + self._upload_ttl_s, source
         if len(self._uploads) > self._max_uploads:
             del self._uploads[next(iter(self._uploads))]
@@ -76,7 +75,7 @@ class Sources:
     def sweep(self, now_s: float, used: Iterable[Source] = ()) -> None:
         """Forget the uploads that have expired; those that calls use are as good as new."""
         for source in used:
-            if source.is_private:
+            if self._uploads.pop(source.id, None) is not None:
                 self.add_upload(source, now_s)
         for source_id, (expires_s, _) in list(self._uploads.items()):
             if expires_s <= now_s:

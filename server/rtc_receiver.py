@@ -5,6 +5,7 @@ The names it reaches into are checked in `server/rtc_patches.py` before it is us
 
 from __future__ import annotations
 
+import contextlib
 import math
 import queue
 import threading
@@ -121,6 +122,9 @@ class RepairedReceiver(RTCRtpReceiver):
         await super()._handle_rtp_packet(packet, arrival_time_ms)
         if isinstance(self._buffer, VideoJitterBuffer) and self._is_behind(now_s):
             # What waits to be decoded gets old where no deadline sees it.
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    self._RTCRtpReceiver__decoder_queue.get_nowait()
             self._buffer.wait_for_keyframe()
             await self._send_rtcp_pli(packet.ssrc)
         for codec, frame in self._buffer.take():
@@ -130,7 +134,7 @@ class RepairedReceiver(RTCRtpReceiver):
 
     def _is_behind(self, now_s: float) -> bool:
         waiting = self._RTCRtpReceiver__decoder_queue.qsize()
-        if not waiting:
+        if not waiting or self._RTCRtpReceiver__decoder_thread is None:
             self._kept_up_s = now_s
         return waiting >= _MOST_CODED and now_s - self._kept_up_s > _MOST_BEHIND_S
 

@@ -78,10 +78,12 @@ class _TimedQueue(queue.Queue[Any]):
         super().__init__()
         self.clock = clock
         self.times: list[tuple[float, int]] = []
+        self.most = 0
         self.is_open = threading.Event()
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
-        self.is_open.wait()
+        if block:  # the decoder; the receiver may take them away
+            self.is_open.wait()
         return super().get(block, timeout)
 
     def drain(self) -> None:
@@ -94,6 +96,7 @@ class _TimedQueue(queue.Queue[Any]):
         if item is not None:
             self.times.append((self.clock.now_s, item[1].timestamp))
         super().put(item, block, timeout)
+        self.most = max(self.most, self.qsize())
 
 
 @dataclass
@@ -105,12 +108,14 @@ class Heard:
         decoded: the pictures by the number of their frame.
         keyframes_asked_s: when the receiver asked for a keyframe.
         longest_freeze_s: the longest time without a new frame, the end included.
+        most_waiting: frames before the decoder at a time.
     """
 
     delays_s: dict[int, float] = field(default_factory=dict)
     decoded: dict[int, Pixels] = field(default_factory=dict)
     keyframes_asked_s: list[float] = field(default_factory=list)
     longest_freeze_s: float = 0.0
+    most_waiting: int = 0
 
 
 def picture(number: int, side_px: int) -> Pixels:
@@ -230,6 +235,7 @@ async def transmit(
         except MediaStreamError:
             break
         heard.decoded[round(frame.pts * FPS / 90_000)] = frame.to_ndarray(format="rgb24")
+    heard.most_waiting = released.most
     numbers = [(time_s, round(timestamp * FPS / 90_000)) for time_s, timestamp in released.times]
     heard.delays_s = {number: time_s - number / FPS for time_s, number in numbers}
     times = [0.0, *(time_s for time_s, _ in numbers), frames / FPS]

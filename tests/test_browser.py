@@ -56,7 +56,7 @@ LAST_IS_SHOWN = """() => {
 
 @pytest.fixture(scope="module")
 def server_url() -> Iterator[str]:
-    with run_server() as server:
+    with run_server(MIMAFACE_ADMISSION_FPS="0") as server:  # however slow the machine is
         yield server.url
 
 
@@ -155,7 +155,7 @@ TAKE_OVER = """async (url) => {
 }"""
 
 
-def test_a_pause_that_is_lifted_while_the_connection_is_down_is_over(page: Page) -> None:
+def test_what_is_chosen_while_the_connection_is_down_holds_when_it_is_back(page: Page) -> None:
     with page.expect_request("**/rtc") as offer:
         _go_live(page)
     page.keyboard.press("p")
@@ -165,11 +165,13 @@ def test_a_pause_that_is_lifted_while_the_connection_is_down_is_over(page: Page)
     page.evaluate(TAKE_OVER, offer.value.url)
     expect(page.locator("#status")).to_have_text("Reconnecting")
     page.keyboard.press("p")
+    page.locator("#portraits input").last.check(force=True)
     for route in held:
         route.continue_()
     page.unroute("**/ice")
     _wait_until_live(page)
     _wait_for_movement(page, lambda by: by > MOVING)
+    page.wait_for_function(LAST_IS_SHOWN)
 
 
 def test_a_portrait_that_is_chosen_while_connecting_is_the_one_shown(page: Page) -> None:
@@ -197,7 +199,7 @@ def test_an_address_that_was_copied_for_obs_shows_the_next_call_as_well(page: Pa
     page.reload()
     expect(page.locator("#start")).to_be_enabled()
     _go_live(page)
-    assert page.input_value("#overlay-url") == address
+    assert page.input_value("#overlay-url").split("#")[0] == address.split("#")[0]
     expect(overlay.locator("#avatar")).to_be_visible()
     expect(overlay.locator("#message")).to_be_hidden()
 
@@ -211,8 +213,21 @@ def test_an_address_nobody_copied_is_another_one_in_the_next_call(page: Page) ->
     expect(page.locator("#help")).to_be_hidden()
 
 
+def test_an_address_that_another_page_drives_stays_that_ones(page: Page) -> None:
+    _go_live(page)
+    page.click("#copy-overlay")
+    copied = page.evaluate("localStorage.getItem('mimaface.overlay')")
+    other = page.context.new_page()
+    _open(other, page.url)
+    _go_live(other)
+    assert other.input_value("#overlay-url") != page.input_value("#overlay-url")
+    expect(other.locator("#help")).to_be_hidden()
+    assert page.evaluate("localStorage.getItem('mimaface.overlay')") == copied
+    assert page.text_content("#status") == "Live"
+
+
 def test_who_copied_an_address_is_told_that_it_holds_no_more(page: Page) -> None:
-    expired = '{"id": "x", "control": "x", "address": "x"}'
+    expired = '{"id": "x", "control": "x", "address": "http://x/overlay?session=x#t=x"}'
     page.evaluate("it => localStorage.setItem('mimaface.overlay', it)", expired)
     _go_live(page)
     expect(page.locator("#help")).to_contain_text("The address for OBS has changed")

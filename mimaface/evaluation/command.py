@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, count: Callable[[str], int
         "--source", type=Path, help="the photo; without, the driver's first frame is the source"
     )
     parser.add_argument(
-        "--steps", type=count, help="denoising steps; 0 is the mesh; else 1, if there are weights"
+        "--steps", type=count, help="denoising steps; 0 is the mesh; else the fewest of the weights"
     )
     parser.add_argument("--seed", type=count, default=0, help="of the denoiser's noise")
     parser.add_argument(
