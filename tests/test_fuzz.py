@@ -179,7 +179,10 @@ def test_a_thousand_malformed_requests_break_nothing_and_disturb_nobody(
             await page.message(type="state", state="live")
             seen: list[Pixels] = []
             watching = asyncio.create_task(watch(page, seen))
-            await attack.send_uploads(photos)  # first, for the threads that stay for the next one
+            # First, for the threads that stay for the next upload and the next end of a call.
+            await attack.send_uploads(photos)
+            async with attack.victim():
+                pass
             base = held()
             await attack.send_offers(driven, offers)
             await attack.send_fragments(offers["whip"])
