@@ -20,7 +20,6 @@
  * @property {string} url
  * @property {RTCIceServer[]} ice_servers
  * @property {string} public_id its name towards viewers
- * @property {number} expires_s when its tokens end, in seconds since 1970
  * @property {{publish: string, watch: string, control: string}} tokens
  */
 

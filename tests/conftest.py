@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
+import httpx
 import pytest
 import torch
 from aiortc import rtcpeerconnection
@@ -83,6 +84,13 @@ def browser(webcam: Path, request: pytest.FixtureRequest) -> Iterator[Browser]:
     """The system's Chromium, with these arguments if a test gives any; its microphone beeps."""
     with run_browser(webcam, *getattr(request, "param", ())) as browser:
         yield browser
+
+
+@pytest.fixture
+def client(url: str) -> Iterator[httpx.Client]:
+    """Of the server at the `url` that the test file has."""
+    with httpx.Client(base_url=url, timeout=60) as client:
+        yield client
 
 
 @pytest.fixture

@@ -45,12 +45,6 @@ def url() -> Iterator[str]:
 
 
 @pytest.fixture
-def client(url: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=url, timeout=60) as client:
-        yield client
-
-
-@pytest.fixture
 def session(client: httpx.Client, portrait: Path) -> Iterator[str]:
     """The URL of a session that is deleted afterwards."""
     created = client.post("/v1/sessions", json={"source": portrait.stem})

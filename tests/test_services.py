@@ -20,12 +20,6 @@ def url() -> Iterator[str]:
         yield url
 
 
-@pytest.fixture
-def client(url: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=url, timeout=60) as client:
-        yield client
-
-
 def start_session(client: httpx.Client, portrait: Path, **more: Any) -> dict[str, Any]:
     answer = client.post("/v1/sessions", json={"source": portrait.stem} | more)
     assert answer.status_code == 201, answer.text

@@ -51,12 +51,6 @@ def url() -> Iterator[str]:
 
 
 @pytest.fixture
-def client(url: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=url, timeout=60) as client:
-        yield client
-
-
-@pytest.fixture
 def session(client: httpx.Client, portrait: Path) -> Iterator[dict[str, Any]]:
     created = client.post("/v1/sessions", json={"source": portrait.stem, "ttl_s": 60})
     assert created.status_code == 201
