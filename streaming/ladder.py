@@ -22,7 +22,6 @@ _LONGEST_BAR_S: Final = 300.0
 # A rung need not be smoother than smooth to be worth having; it is left when it falls short by
 # more than a fifth, and taken again when it would be reached.
 _SHORTFALL: Final = 0.8
-_MOST_LATE: Final = 4  # frames: as long as a packet that is lost and sent again holds them back
 
 Sample = tuple[float, float]  # now_s, seconds
 
@@ -222,27 +221,6 @@ class Ladder:
         self._ages.clear()
         self._costs.clear()
         self.switches += 1
-
-
-class Pace:
-    """Lets through at most so many driving frames a second, evenly."""
-
-    def __init__(self) -> None:
-        self._due_s = float("-inf")
-
-    def admits(self, time_s: float, fps: float) -> bool:
-        """Return whether the driving frame of `time_s` has a place among `fps` a second.
-
-        The places lie on a grid of their own: a camera whose frames come a little early or late
-        keeps its rate, and of one that is too fast the frames nearest to the grid pass. Places that
-        nobody came for are free for a little longer, for frames that were held back on their way.
-        """
-        interval_s = 1 / fps
-        if time_s < self._due_s - interval_s / 4:
-            return False
-        is_on_grid = time_s - self._due_s < _MOST_LATE * interval_s
-        self._due_s = (self._due_s if is_on_grid else time_s) + interval_s
-        return True
 
 
 def _bar_s(failures: int) -> float:

@@ -1,10 +1,9 @@
 """One live session: driving frames in, avatar frames out, neither call ever waits.
 
-`feed` leaves the newest frame in a mailbox, or a few where a network that held the first back
-delivers them together. The thread `motion-<name>` turns it into motion, draws the mesh that is
-moved by it and asks the backend for clips, the backend's thread puts them into the playout, `pull`
-shows them. The pixels of a driving frame are opened in the motion thread, by the extractor's call,
-and go nowhere else.
+`feed` leaves the newest frame in a mailbox. The thread `motion-<name>` turns it into motion, draws
+the mesh that is moved by it and asks the backend for clips, the backend's thread puts them into the
+playout, `pull` shows them. The pixels of a driving frame are opened in the motion thread, by the
+extractor's call, and go nowhere else.
 
 Nothing queues: whoever falls behind leaves frames out, and the ladder then takes work away.
 """
@@ -13,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
@@ -22,7 +20,8 @@ from typing import Final, get_args
 from mimaface.motion import MotionExtractor, RelativeMotion
 from mimaface.types import Appearance, Clip, ClipRequest, MeshRender, Motion
 from streaming.backend import LocalBackend
-from streaming.ladder import Ladder, Pace, Rung
+from streaming.ladder import Ladder, Rung
+from streaming.mailbox import Mailbox
 from streaming.metrics import LiveStats, Recent, Stage, State
 from streaming.playout import Playout
 from streaming.session import Session
@@ -38,10 +37,6 @@ LOST_AFTER_S: Final = 0.3  # without a driving frame, or without a face in it
 # more, and a face is looked for less often.
 REST_AFTER_S: Final = 2.0
 SEARCH_FPS: Final = 10.0
-# Of the time between frames: those nearer to each other came together. One that waits for longer
-# does so because the thread is busy, and gives way.
-TOGETHER: Final = 0.5
-_MAILBOX: Final = 3  # frames
 
 
 class LiveSession:
@@ -91,13 +86,10 @@ class LiveSession:
         self._clock = clock
         self._ladder = ladder
 
-        self._mailbox = threading.Condition()
-        self._driving: deque[DrivingFrame] = deque()
+        self._post = threading.Condition()  # guards the mailbox and rings when something came
+        self._mailbox = Mailbox()
         self._is_paused = False
         self._is_closed = False
-        self._pace = Pace()
-        self._fed = 0  # driving frames that arrived
-        self._unseen = 0  # of them, those that a newer one replaced or the rung had no place for
 
         # Guards the session, the playout and the ladder, for a few microseconds each time.
         self._lock = threading.Lock()
@@ -125,23 +117,14 @@ class LiveSession:
         self._thread.start()
 
     def feed(self, frame: DrivingFrame) -> None:
-        """Take a driving frame; one that nobody has looked at for a while is replaced."""
-        with self._mailbox:
+        """Take a driving frame; the mailbox chooses which are looked at."""
+        with self._post:
             if self._is_paused or self._is_closed:
                 return
-            self._fed += 1
             self._arrivals.add(frame.time_s)
-            fps, waiting = self._wanted_fps(frame.time_s), self._driving
-            if waiting and frame.time_s - waiting[-1].time_s >= TOGETHER / fps:
-                self._unseen += len(waiting)
-                waiting.clear()
-            elif not self._pace.admits(frame.time_s, fps) or len(waiting) == _MAILBOX:
-                self._unseen += 1
-                if not waiting:
-                    return
-                waiting.pop()
-            waiting.append(frame)
-            self._mailbox.notify()
+            self._mailbox.put(frame, self._wanted_fps(frame.time_s))
+            if self._mailbox:
+                self._post.notify()
 
     def pull(self, now_s: float) -> AvatarFrame:
         """Return the frame to show now."""
@@ -166,9 +149,9 @@ class LiveSession:
 
     def pause(self, is_paused: bool) -> None:
         """Stop looking at driving frames; the avatar eases to its idle pose."""
-        with self._mailbox:
+        with self._post:
             self._is_paused = is_paused
-            self._driving.clear()
+            self._mailbox.clear()
 
     def change_source(self, appearance: Appearance) -> None:
         """Show another portrait from the next clip on."""
@@ -213,8 +196,8 @@ class LiveSession:
     def counts(self) -> dict[tuple[str, str], int]:
         """Return how many frames went which way so far, by stage and outcome."""
         return {
-            ("track", "in"): self._fed,
-            ("track", "dropped"): self._unseen + self._late + self._blind,
+            ("track", "in"): self._mailbox.fed,
+            ("track", "dropped"): self._mailbox.dropped + self._late + self._blind,
             ("infer", "dropped"): self._session.dropped + self._session.failed,
             ("playout", "out"): self._playout.shown,
             ("playout", "dropped"): self._playout.dropped,
@@ -234,7 +217,7 @@ class LiveSession:
             steps=rung.steps,
             most_fps=rung.fps,
             is_half=rung.is_half,
-            dropped=self._unseen + self._late + self._session.dropped,
+            dropped=self._mailbox.dropped + self._late + self._session.dropped,
             repeated=self._playout.repeated,
             failed=self._blind + self._session.failed,
             **{f"{stage}_ms": times.quantiles_ms(now_s) for stage, times in self._times.items()},
@@ -242,10 +225,10 @@ class LiveSession:
 
     def close(self) -> None:
         """End the motion thread and wait for it."""
-        with self._mailbox:
+        with self._post:
             self._is_closed = True
-            self._driving.clear()
-            self._mailbox.notify()
+            self._mailbox.clear()
+            self._post.notify()
         self._thread.join()
 
     def _run(self) -> None:
@@ -314,10 +297,10 @@ class LiveSession:
         return motion
 
     def _next_frame(self) -> DrivingFrame | None:
-        with self._mailbox:
-            if not self._driving and not self._is_closed:
-                self._mailbox.wait(1 / self._wanted_fps(self._clock()))
-            return self._driving.popleft() if self._driving else None
+        with self._post:
+            if not self._mailbox and not self._is_closed:
+                self._post.wait(1 / self._wanted_fps(self._clock()))
+            return self._mailbox.take()
 
     def _wanted_fps(self, now_s: float) -> float:
         return SEARCH_FPS if self.is_at_rest(now_s) else self.rung.fps

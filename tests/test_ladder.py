@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from mimaface.types import ClipRequest
-from streaming.ladder import Ladder, Pace, Rung, rungs_for
+from streaming.ladder import Ladder, Rung, rungs_for
+from streaming.mailbox import Pace
 from streaming.playout import Playout
 from streaming.session import Session
 from streaming.types import AvatarFrame
@@ -336,28 +337,3 @@ def test_a_ladder_needs_rungs_and_a_deadline() -> None:
         Ladder([], deadline_s=0.1)
     with pytest.raises(ValueError, match=r"deadline_s must be positive, found 0\.0"):
         Ladder([Rung(steps=0, fps=30)], deadline_s=0.0)
-
-
-@pytest.mark.parametrize("fps", [30, 25, 20, 15])
-def test_so_many_driving_frames_pass_however_unevenly_they_come(fps: int) -> None:
-    random = np.random.default_rng(1)
-    pace = Pace()
-    times = np.arange(3000) / 30 + random.uniform(-0.005, 0.005, 3000)
-    passed = [time_s for time_s in times if pace.admits(float(time_s), fps)]
-    assert len(passed) == pytest.approx(100 * fps, rel=0.02)
-    assert max(np.diff(passed)) < 2 / fps + 0.02
-
-
-def test_frames_that_were_held_back_find_their_places_still_free() -> None:
-    pace = Pace()
-    times = (0.0, 0.100, 0.101, 0.102, 0.103, 0.133)
-    assert [pace.admits(time_s, 30) for time_s in times] == [True, True, True, True, False, True]
-
-
-def test_after_a_pause_no_frames_are_made_up_for() -> None:
-    pace = Pace()
-    assert pace.admits(1.0, 20)
-    assert [pace.admits(100 + i / 100, 20) for i in range(6)] == [
-        *(True, False, False, False),
-        *(True, False),
-    ]

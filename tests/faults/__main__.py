@@ -38,16 +38,16 @@ _LIKE_HIDDEN: Final = "at rest 0.6 s later, live again within 1 s"
 
 ROWS: Final[dict[str, tuple[str, Row]]] = {
     "loss-2": (
-        f"95 % of the frames each way, 90 % both, {_LIKE_LOSS}",
+        f"95 % of the frames, {_LIKE_LOSS}",
         on_link.weather(Weather(delay_s=0.02, loss=0.02), share=0.95),
     ),
     "loss-5": (
-        f"90 % of the frames each way, 81 % both, {_LIKE_LOSS}",
-        on_link.weather(Weather(delay_s=0.02, loss=0.05), share=0.9),
+        f"85 % of the frames, {_LIKE_LOSS}",
+        on_link.weather(Weather(delay_s=0.02, loss=0.05), share=0.85),
     ),
     "jitter-30ms": (
-        f"90 % of the frames each way, 81 % both, {_LIKE_LOSS}",
-        on_link.weather(Weather(delay_s=0.02, jitter_s=0.03), share=0.9),
+        f"95 % of the frames, {_LIKE_LOSS}",
+        on_link.weather(Weather(delay_s=0.02, jitter_s=0.03), share=0.95),
     ),
     "burst-of-10": (_LIKE_LOSS, on_link.burst),
     "bandwidth-300k": ("half of the frames, the delay does not grow", on_link.bandwidth),
