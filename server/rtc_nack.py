@@ -1,11 +1,12 @@
-"""Lost packets of a received video stream: which to ask for again, how often, and how long.
+"""Lost packets of a received video stream: which to ask for again, when, and how long.
 
 Knows sequence numbers, not pictures; `server/rtc_jitter.py` puts the packets together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,9 +16,11 @@ WINDOW: Final = 512  # packets; about a second of a 5 Mbit/s stream
 
 _MAX_TRIES: Final = 10
 _MIN_REPEAT_S: Final = 0.02
+_TICK_S: Final = 0.001
+_REPEAT_SLACK_S: Final = 0.01  # so that one that is just arriving is not asked for again
 _FIRST_REPEAT_S: Final = 0.05  # while the round trip is unknown
 
-# A round trip can be lost and tried again; at 30 frames a second a packet comes every 33 ms only.
+# A round trip can be lost and tried again; the first is only known of with the next packet.
 _ROUND_TRIPS: Final = 3
 _SLACK_S: Final = 0.05
 _MIN_PATIENCE_S: Final = 0.1
@@ -41,23 +44,26 @@ class RepeatedNack:
     """Asks for a lost packet once every round trip until it comes or is too late (RFC 4585, 6.2.1).
 
     aiortc's own generator asks once, when a gap opens: a lost retransmission is lost for good.
+
+    Attributes:
+        ssrc: of the stream, once a packet came.
+        missing: what `add` found to ask for, for aiortc to read.
     """
 
     def __init__(self, *, clock: Callable[[], float]) -> None:
         """Start with nothing lost; `clock` returns monotonic seconds."""
         self._clock = clock
-        self._ssrc: int | None = None
+        self.ssrc: int | None = None
         self._newest = 0
         self._requests: dict[int, _Request] = {}
         self._rtt_s: float | None = None
         self.missing: list[int] = []
-        """The sequence numbers to ask for now, read by aiortc after `add` returned True."""
 
     def add(self, packet: RtpPacket) -> bool:
         """Take note of a packet; return whether there is something to ask for."""
         now_s = self._clock()
-        if packet.ssrc != self._ssrc:
-            self._ssrc, self._newest = packet.ssrc, packet.sequence_number
+        if packet.ssrc != self.ssrc:
+            self.ssrc, self._newest = packet.ssrc, packet.sequence_number
             self._requests.clear()
         number = unwrap(packet.sequence_number, self._newest)
         if number - self._newest > WINDOW:
@@ -68,8 +74,22 @@ class RepeatedNack:
         self._newest = max(self._newest, number)
         self._note_arrival(self._requests.pop(number, None), now_s)
         self._forget_old(now_s)
-        self.missing = [missed & 0xFFFF for missed in self._due(now_s)]
+        self.missing = self.repeat()
         return bool(self.missing)
+
+    def repeat(self) -> list[int]:
+        """Return the sequence numbers to ask for now, whether or not a packet has come."""
+        now_s = self._clock()
+        asked = [missed for missed in self._requests if self._due_s(missed) <= now_s]
+        for missed in asked:
+            self._requests[missed].asked_s = now_s
+            self._requests[missed].tries += 1
+        return [missed & 0xFFFF for missed in asked]
+
+    def wait_s(self) -> float | None:
+        """Return in how many seconds there is something to ask for, None if nothing is lost."""
+        due_s = min(map(self._due_s, self._requests), default=math.inf)
+        return max(due_s - self._clock(), _TICK_S) if math.isfinite(due_s) else None
 
     def patience_s(self) -> float:
         """Return for how long a lost packet is worth waiting for."""
@@ -90,16 +110,16 @@ class RepeatedNack:
         known_s = sample_s if self._rtt_s is None else self._rtt_s
         self._rtt_s = max(sample_s, 0.9 * known_s + 0.1 * sample_s)
 
-    def _due(self, now_s: float) -> Iterator[int]:
-        patience_s = self.patience_s()
-        repeat_s = _FIRST_REPEAT_S if self._rtt_s is None else max(self._rtt_s, _MIN_REPEAT_S)
-        for missed, request in self._requests.items():
-            is_first = request.tries == 0
-            is_late = now_s - request.missed_s > patience_s or request.tries == _MAX_TRIES
-            if is_first or (not is_late and now_s - request.asked_s >= repeat_s):
-                request.asked_s = now_s
-                request.tries += 1
-                yield missed
+    def _due_s(self, missed: int) -> float:
+        # When to ask for a packet again; never if it would come too late.
+        request = self._requests[missed]
+        if request.tries == 0:
+            return request.missed_s
+        if request.tries == _MAX_TRIES:
+            return math.inf
+        round_trip_s = _FIRST_REPEAT_S if self._rtt_s is None else self._rtt_s + _REPEAT_SLACK_S
+        due_s = request.asked_s + max(round_trip_s, _MIN_REPEAT_S)
+        return due_s if due_s - request.missed_s <= self.patience_s() else math.inf
 
     def _forget_old(self, now_s: float) -> None:
         # One that is late by now still tells, when it comes, how long the round trip is.

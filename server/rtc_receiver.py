@@ -5,6 +5,7 @@ The names it reaches into are checked in `server/rtc_patches.py` before it is us
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import math
 import queue
@@ -97,15 +98,16 @@ class RepairedReceiver(RTCRtpReceiver):
         self._heard_s = -math.inf
         self._kept_up_s = -math.inf
         self._clock_rate: int | None = None
+        self._asking: asyncio.Task[None] | None = None
+        self._nack: RepeatedNack | None = None
         self._buffer: VideoJitterBuffer | SoundJitterBuffer
         if kind == "video":
-            nack = RepeatedNack(clock=clock)
+            self._nack = self._RTCRtpReceiver__nack_generator = RepeatedNack(clock=clock)
             self._buffer = VideoJitterBuffer(
                 self._RTCRtpReceiver__codecs,
-                patience_s=nack.patience_s,
+                patience_s=self._nack.patience_s,
                 clock=clock,
             )
-            self._RTCRtpReceiver__nack_generator = nack
             self._RTCRtpReceiver__remote_bitrate_estimator = EarlyEstimator()
         else:
             self._buffer = SoundJitterBuffer(self._RTCRtpReceiver__codecs)
@@ -120,6 +122,8 @@ class RepairedReceiver(RTCRtpReceiver):
         if codec := self._RTCRtpReceiver__codecs.get(packet.payload_type):
             self._clock_rate = codec.clockRate
         await super()._handle_rtp_packet(packet, arrival_time_ms)
+        if self._nack is not None and self._asking is None and self._nack.wait_s() is not None:
+            self._asking = asyncio.create_task(self._ask_again(self._nack))
         if isinstance(self._buffer, VideoJitterBuffer) and self._is_behind(now_s):
             # What waits to be decoded gets old where no deadline sees it.
             with contextlib.suppress(queue.Empty):
@@ -131,6 +135,20 @@ class RepairedReceiver(RTCRtpReceiver):
             if self._RTCRtpReceiver__decoder_thread:
                 frame.timestamp = self._RTCRtpReceiver__timestamp_mapper.map(frame.timestamp)
                 self._RTCRtpReceiver__decoder_queue.put((codec, frame))
+
+    async def _ask_again(self, nack: RepeatedNack) -> None:
+        # Until the next packet comes, a round trip or more may be lost.
+        while (wait_s := nack.wait_s()) is not None:
+            await asyncio.sleep(wait_s)
+            if (missing := nack.repeat()) and nack.ssrc is not None:
+                await self._send_rtcp_nack(nack.ssrc, missing)
+        self._asking = None
+
+    async def stop(self) -> None:
+        """End for good."""
+        if self._asking is not None:
+            self._asking.cancel()
+        await super().stop()
 
     def _is_behind(self, now_s: float) -> bool:
         waiting = self._RTCRtpReceiver__decoder_queue.qsize()

@@ -1,11 +1,12 @@
 """A camera, a link whose losses and delays are scripted, and aiortc's receiver at its end.
 
-Time stands still but for the script; the codecs are real.
+Time passes only as far as the script waits; the codecs are real.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import itertools
 import queue
@@ -26,7 +27,7 @@ from aiortc.rtp import RtcpPacket, RtcpPsfbPacket, RtcpRtpfbPacket, RtpPacket
 
 from mimaface.types import Pixels
 from server.rtc_receiver import RepairedReceiver
-from tests.fakes import Clock
+from tests.fakes import SimulatedLoop
 
 FPS = 30
 SSRC = 1234
@@ -44,16 +45,17 @@ def flawless(_number: int, _attempt: int) -> float | None:
 
 
 class Wire:
-    """Stands for a connected transport: remembers what is sent, as bytes."""
+    """Stands for a connected transport: remembers what is sent, as bytes, or hands it on."""
 
     state = "connected"
     _stats_id = "wire"
 
     def __init__(self) -> None:
         self.sent: list[bytes] = []
+        self.take = self.sent.append
 
     async def _send_rtp(self, data: bytes) -> None:
-        self.sent.append(data)
+        self.take(data)
 
     def _get_stats(self) -> dict[str, Any]:
         return {}
@@ -74,7 +76,7 @@ class Wire:
 class _TimedQueue(queue.Queue[Any]):
     """Notes when each coded frame is given to the decoder, which takes some while it is open."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
         super().__init__()
         self.clock = clock
         self.times: list[tuple[float, int]] = []
@@ -94,7 +96,7 @@ class _TimedQueue(queue.Queue[Any]):
 
     def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
         if item is not None:
-            self.times.append((self.clock.now_s, item[1].timestamp))
+            self.times.append((self.clock(), item[1].timestamp))
         super().put(item, block, timeout)
         self.most = max(self.most, self.qsize())
 
@@ -173,7 +175,12 @@ async def transmit(
 
     The decoder takes no time, but for the span `stuck_s`, in which it takes nothing.
     """
-    clock, wire, heard = Clock(0.0), Wire(), Heard()
+    loop = asyncio.get_running_loop()
+    wire, heard, start_s = Wire(), Heard(), loop.time()
+
+    def clock() -> float:
+        return loop.time() - start_s
+
     nowhere: Any = wire
     receiver: Any = (
         RepairedReceiver("video", nowhere, clock=clock)
@@ -187,23 +194,40 @@ async def transmit(
 
     order = itertools.count()
     events: list[tuple[float, int, str, int]] = []
+    has_news = asyncio.Event()
     attempts: dict[int, int] = {}
     is_keyframe_wanted = False
 
     def post(time_s: float, kind: str, number: int) -> None:
         heapq.heappush(events, (time_s, next(order), kind, number))
+        has_news.set()
 
     def launch(index: int) -> None:
         attempt = attempts[index] = attempts.get(index, -1) + 1
         delay_s = fate(index, attempt)
         if delay_s is not None:
-            post(clock.now_s + delay_s, "packet", index)
+            post(clock() + delay_s, "packet", index)
 
+    def obey(data: bytes) -> None:
+        for report in RtcpPacket.parse(data):
+            if isinstance(report, RtcpRtpfbPacket):
+                for lost in report.lost:
+                    post(clock() + rtt_s, "again", (lost - camera.first) & 0xFFFF)
+            elif isinstance(report, RtcpPsfbPacket) and report.fmt == 1:
+                heard.keyframes_asked_s.append(clock())
+                post(clock() + rtt_s / 2, "keyframe", 0)
+
+    wire.take = obey
     for number in range(frames):
         post(number / FPS, "frame", number)
     while events:
-        clock.now_s, _, kind, number = heapq.heappop(events)
-        if stuck_s[0] <= clock.now_s < stuck_s[1]:
+        if (wait_s := events[0][0] - clock()) > 1e-9:
+            has_news.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(has_news.wait(), wait_s)
+            continue
+        _, _, kind, number = heapq.heappop(events)
+        if stuck_s[0] <= clock() < stuck_s[1]:
             released.is_open.clear()
         else:
             released.drain()
@@ -218,15 +242,7 @@ async def transmit(
         elif kind == "keyframe":
             is_keyframe_wanted = True
         else:
-            await receiver._handle_rtp_packet(camera.packets[number], round(clock.now_s * 1000))
-        for report in itertools.chain.from_iterable(map(RtcpPacket.parse, wire.sent)):
-            if isinstance(report, RtcpRtpfbPacket):
-                for lost in report.lost:
-                    post(clock.now_s + rtt_s, "again", (lost - camera.first) & 0xFFFF)
-            elif isinstance(report, RtcpPsfbPacket) and report.fmt == 1:
-                heard.keyframes_asked_s.append(clock.now_s)
-                post(clock.now_s + rtt_s / 2, "keyframe", 0)
-        wire.sent.clear()
+            await receiver._handle_rtp_packet(camera.packets[number], round(clock() * 1000))
     released.is_open.set()
     await receiver.stop()
     while True:
@@ -245,4 +261,5 @@ async def transmit(
 
 def send(is_repaired: bool, camera: Camera, **script: Any) -> Heard:
     """Run `transmit` to its end."""
-    return asyncio.run(transmit(is_repaired, camera, **script))
+    with asyncio.Runner(loop_factory=SimulatedLoop) as runner:
+        return runner.run(transmit(is_repaired, camera, **script))

@@ -61,6 +61,19 @@ def test_a_lost_repetition_is_asked_for_again(is_repaired: bool) -> None:
     assert not heard.keyframes_asked_s
 
 
+def test_a_repetition_is_asked_for_again_before_the_next_frame_shows_that_it_was_lost() -> None:
+    camera = Camera("VP8", side_px=LARGE)
+    heard = send(
+        True,
+        camera,
+        frames=40,
+        fate=lambda number, attempt: None if number == 40 and attempt < 4 else 0.0,
+    )
+    assert len(heard.decoded) == 40
+    assert max(heard.delays_s.values()) == pytest.approx(0.2, abs=0.01)  # not 0.24
+    assert not heard.keyframes_asked_s
+
+
 @STOCK_FAILS
 def test_a_late_packet_delays_no_frame_after_it(is_repaired: bool) -> None:
     camera = Camera("VP8", side_px=SMALL)

@@ -42,8 +42,8 @@ ROWS: Final[dict[str, tuple[str, Row]]] = {
         on_link.weather(Weather(delay_s=0.02, loss=0.02), share=0.95),
     ),
     "loss-5": (
-        f"85 % of the frames, {_LIKE_LOSS}",
-        on_link.weather(Weather(delay_s=0.02, loss=0.05), share=0.85),
+        f"90 % of the frames, {_LIKE_LOSS}",
+        on_link.weather(Weather(delay_s=0.02, loss=0.05), share=0.9),
     ),
     "jitter-30ms": (
         f"95 % of the frames, {_LIKE_LOSS}",
