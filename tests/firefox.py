@@ -227,4 +227,4 @@ def _camera(clip: Path) -> str:
         pictures = [
             base64.b64encode(packet).decode() for packet in container.demux() if packet.size
         ]
-    return CAMERA.replace("CLIP", json.dumps(pictures), 1).replace("FPS", str(FPS))
+    return CAMERA.replace("FPS", str(FPS)).replace("CLIP", json.dumps(pictures), 1)
