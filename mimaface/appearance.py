@@ -37,7 +37,7 @@ from mimaface.mouth import (
     paint_upper_teeth,
     show_mouth,
 )
-from mimaface.photo import Photo, crop_around, measure_photo, only_face, read_photo
+from mimaface.photo import Photo, crop_around, inside_borders, measure_photo, only_face, read_photo
 from mimaface.plates import (
     Canvas,
     matte_person,
@@ -82,7 +82,9 @@ def encode_photo(
         NoFaceError, SeveralFacesError, SmallFaceError: the picture cannot be a portrait.
         SourceImageError: the picture is too large.
     """
-    picture = read_photo(photo)
+    whole = read_photo(photo)
+    rows, columns = inside_borders(whole)
+    picture = np.ascontiguousarray(whole[rows, columns])  # MediaPipe reads no other
     crop = crop_around(only_face(picture), picture.shape, framing)
     cropped = picture[crop.top : crop.top + crop.side, crop.left : crop.left + crop.side]
     motion = measure_photo(_resize(cropped, max(size_px, 512)))
@@ -90,7 +92,7 @@ def encode_photo(
     mesh = _build_mesh(canvas, motion, size_px)
     return Appearance(
         source=_resize(cropped, size_px),
-        crop=crop,
+        crop=replace(crop, left=columns.start + crop.left, top=rows.start + crop.top),
         motion=motion,
         mesh=mesh,
         cutout=Cutout(

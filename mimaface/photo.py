@@ -27,6 +27,10 @@ Photo = Path | str | bytes | Pixels
 
 DETECTOR_BOX: Final = 1.55  # head units that MediaPipe's face detector spans from brow to chin
 
+_SAME: Final = 12  # levels that a codec changes a border's colour by
+_SPOTS: Final = 0.02  # of a line, where it changes it by more
+_WIDEST_BORDER: Final = 0.4  # of a side
+
 
 def built_in_portraits() -> list[Path]:
     """Return the photos that come with the package, in the order of their names."""
@@ -71,6 +75,31 @@ def unreadable(name: Path | str) -> UnreadableMediaError:
     return UnreadableMediaError(
         f"{name} cannot be read as a JPEG, PNG or WebP picture: save it as one and try again"
     )
+
+
+def inside_borders(picture: Pixels) -> tuple[slice, slice]:
+    """Return the rows and columns of a picture [H, W, 3] inside its borders.
+
+    A border is of one colour and ends in a straight line, as the bars of a film and the lines
+    around a screenshot do; a wall behind a person ends along the person.
+    """
+    rows = _inside(picture)
+    return rows, _inside(picture[rows].swapaxes(0, 1))
+
+
+def _inside(lines: Pixels) -> slice:
+    first, last = _border(lines), _border(lines[::-1])
+    return slice(first, len(lines) - last)
+
+
+def _border(lines: Pixels) -> int:
+    # How many lines at the start are a border's, with the one that is mixed with it.
+    colour = np.median(lines[0], axis=0)
+    for count, line in enumerate(lines[: round(_WIDEST_BORDER * len(lines))]):
+        differing = (np.abs(line - colour).max(axis=1) > _SAME).mean()
+        if differing > _SPOTS:
+            return count + 1 if count and differing > 0.5 else 0
+    return 0
 
 
 def only_face(picture: Pixels) -> tuple[float, float, float]:

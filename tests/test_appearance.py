@@ -15,7 +15,7 @@ from mimaface.errors import (
     SourceImageError,
     UnreadableMediaError,
 )
-from mimaface.photo import read_photo
+from mimaface.photo import inside_borders, read_photo
 from mimaface.types import Pixels
 
 
@@ -47,6 +47,27 @@ def test_a_square_around_the_face_is_cropped(photo: Pixels) -> None:
     nose = appearance.motion.landmarks[0, 1]
     assert 0.3 < nose[0] < 0.7
     assert 0.3 < nose[1] < 0.7
+
+
+@pytest.mark.parametrize("colour", [0, 255])
+def test_bars_beside_a_photo_are_no_part_of_the_portrait(photo: Pixels, colour: int) -> None:
+    wide = np.pad(photo, ((3, 2), (150, 160), (0, 0)), constant_values=colour)
+    barred = encode_photo(encoded(Image.fromarray(wide), "JPEG", quality=90), size_px=256)
+    crop = barred.crop
+    assert 150 <= crop.left < crop.left + crop.side <= 150 + photo.shape[1]
+    assert 3 <= crop.top < crop.top + crop.side <= 3 + photo.shape[0]
+    alone = encode_photo(photo, size_px=256)
+    assert crop.side > 0.97 * alone.crop.side
+    # Nothing of the bars is behind or around the person either.
+    for seen in (barred.source, barred.cutout.background):
+        assert 30 < seen[:, :2].min() < seen[:, :2].max() < 250
+
+
+def test_a_plain_wall_behind_a_person_is_no_border(photo: Pixels) -> None:
+    portrait = encode_photo(photo, size_px=512)
+    matte = portrait.cutout.matte[..., None] / 255
+    on_white = np.round(matte * portrait.source + (1 - matte) * 255).astype(np.uint8)
+    assert inside_borders(on_white) == (slice(0, 512), slice(0, 512))
 
 
 def test_a_part_of_a_picture_in_memory_is_a_photo(photo: Pixels) -> None:
