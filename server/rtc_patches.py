@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import aiortc
 from aioice import ice
-from aiortc import rtcpeerconnection, rtcrtpreceiver, rtcrtpsender
+from aiortc import rtcpeerconnection, rtcrtpreceiver, rtcrtpsender, rtp
 from aiortc.rtcconfiguration import RTCIceServer
 from aiortc.rtcicetransport import RTCIceCandidate, RTCIceGatherer, RTCIceTransport
 from aiortc.sdp import candidate_to_sdp
@@ -22,7 +22,7 @@ from server.rtc_certificate import OpenCertificate
 from server.rtc_decoders import get_decoder
 from server.rtc_encoders import get_encoder
 from server.rtc_receiver import PRIVATE_NAMES, RepairedReceiver
-from server.rtc_sender import PRIVATE_METHODS, SharingSender
+from server.rtc_sender import HEADER_EXTENSIONS, PRIVATE_METHODS, PromptExtensions, SharingSender
 from server.signaling import MAX_CANDIDATES, is_reachable
 
 logger = logging.getLogger(__name__)
@@ -64,12 +64,14 @@ class CarefulIceTransport(RTCIceTransport):
 
 REPLACEMENTS: Final[tuple[tuple[ModuleType, str, Any], ...]] = (
     (ice, "StunProtocol", StampingProtocol),
+    (rtcpeerconnection, "HEADER_EXTENSIONS", HEADER_EXTENSIONS),
     (rtcpeerconnection, "RTCCertificate", OpenCertificate),
     (rtcpeerconnection, "RTCDtlsTransport", PunctualDtlsTransport),
     (rtcpeerconnection, "RTCIceGatherer", QuietIceGatherer),
     (rtcpeerconnection, "RTCIceTransport", CarefulIceTransport),
     (rtcpeerconnection, "RTCRtpReceiver", RepairedReceiver),
     (rtcpeerconnection, "RTCRtpSender", SharingSender),
+    (rtp, "HeaderExtensionsMap", PromptExtensions),
     (rtcrtpreceiver, "get_decoder", get_decoder),
     (rtcrtpsender, "RTP_HISTORY_SIZE", _HISTORY_PACKETS),
     (rtcrtpsender, "get_encoder", get_encoder),

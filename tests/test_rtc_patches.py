@@ -7,24 +7,33 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import struct
 from fractions import Fraction
 from typing import Any
 
 import av
 import numpy as np
 import pytest
-from aiortc import RTCPeerConnection, rtcrtpreceiver
+from aiortc import RTCPeerConnection, RTCSessionDescription, rtcrtpreceiver
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 from aiortc.rtcicetransport import RTCIceCandidate
 from aiortc.rtcrtpparameters import RTCRtcpParameters, RTCRtpSendParameters
 from aiortc.rtcrtpsender import RTCRtpSender
-from aiortc.rtp import RTCP_RTPFB_NACK, RtcpRtpfbPacket, RtpPacket, is_rtcp
+from aiortc.rtp import (
+    RTCP_RTPFB_NACK,
+    RtcpRtpfbPacket,
+    RtpPacket,
+    is_rtcp,
+    unpack_header_extensions,
+)
 
 from server.rtc_encoders import LiveVp8Encoder
 from server.rtc_patches import REPLACEMENTS, TESTED_VERSION, apply_patches
 from server.rtc_receiver import RepairedReceiver
 from server.signaling import MAX_CANDIDATES
 from tests.scripted_link import CODECS, Wire
+
+PLAYOUT_DELAY = "http://www.webrtc.org/experiments/rtp-hdrext/playout-delay"
 
 
 @pytest.fixture
@@ -258,3 +267,45 @@ def test_a_packet_from_hundreds_before_is_sent_again() -> None:
 def test_a_sender_uses_the_encoder_for_live_pictures() -> None:
     _, _, encoder = asyncio.run(sent_and_repeated(frames=2))
     assert isinstance(encoder, LiveVp8Encoder)
+
+
+@pytest.mark.usefixtures("_repaired")
+def test_a_browser_is_told_to_show_frames_at_once() -> None:
+    async def script() -> tuple[str, list[tuple[int, bytes]]]:
+        viewer, server = RTCPeerConnection(), RTCPeerConnection()
+        viewer.addTransceiver("video", "recvonly")
+        offer = viewer_offer(await viewer.createOffer(), delay_id=9)
+        server.addTrack(Noise(frames=0))
+        await server.setRemoteDescription(offer)
+        await server.setLocalDescription(await server.createAnswer())
+        parameters = RTCRtpSendParameters(
+            codecs=[CODECS["VP8"]],
+            headerExtensions=server.getTransceivers()[0]._headerExtensions,
+            rtcp=RTCRtcpParameters("name"),
+        )
+        wire, track = Wire(), Noise(frames=1)
+        nowhere: Any = wire
+        sender = RTCRtpSender(track, nowhere)
+        await sender.send(parameters)
+        await track.is_over.wait()
+        await sender.stop()
+        await viewer.close()
+        answer = server.localDescription.sdp
+        await server.close()
+        [first, *_] = [data for data in wire.sent if not is_rtcp(data)]
+        profile, words = struct.unpack("!HH", first[12:16])  # RFC 3550, 5.3.1
+        return answer, unpack_header_extensions(profile, first[16 : 16 + 4 * words])
+
+    answer, extensions = asyncio.run(script())
+    assert f"a=extmap:9 {PLAYOUT_DELAY}" in answer
+    at_least, at_most = divmod(int.from_bytes(dict(extensions)[9]), 1 << 12)
+    assert at_least == 0
+    assert 0 < at_most * 10 <= 500  # ms; browsers that hold back no more need not even out
+
+
+def viewer_offer(offer: RTCSessionDescription, *, delay_id: int) -> RTCSessionDescription:
+    """Return an offer as a browser makes it, which knows the extension by a number of its own."""
+    lines = offer.sdp.splitlines(keepends=True)
+    others = [line for line in lines if PLAYOUT_DELAY not in line]
+    others.append(f"a=extmap:{delay_id} {PLAYOUT_DELAY}\r\n")
+    return RTCSessionDescription("".join(others), offer.type)
