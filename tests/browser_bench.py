@@ -10,6 +10,7 @@ Figures go to stderr for people, and as one JSON line to stdout.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import base64
 import io
 import json
@@ -17,14 +18,16 @@ import os
 import re
 import sys
 import tempfile
+import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from playwright.sync_api import Page
+from playwright.sync_api import Page, Route
 
 from mimaface.photo import built_in_portraits
 from mimaface.types import Pixels
@@ -38,6 +41,7 @@ from tests.browser_setup import (
     run_server,
     write_webcam_clip,
 )
+from tests.faults.link import CLEAR, Link, Weather
 
 BITS = 16
 WARM_UP = 60  # samples left out at the start
@@ -120,6 +124,10 @@ def main() -> int:
         help="canvas: from the drawing on; webcam: a file, from the local preview on",
     )
     parser.add_argument("--transport", choices=("rtc", "socket"), default="rtc")
+    parser.add_argument(
+        "--delay-ms", type=float, default=0.0, help="that a packet takes, each way, over WebRTC"
+    )
+    parser.add_argument("--loss", type=float, default=0.0, help="share of packets lost, each way")
     parser.add_argument("--size", type=int, choices=SIZES_PX, default=256, help="of the avatar")
     parser.add_argument(
         "--server-arg", action="append", default=[], help="passed on to python -m server"
@@ -130,8 +138,12 @@ def main() -> int:
         webcam = Path(folder) / "face.mjpeg"
         write_webcam_clip(webcam, map(with_counter, faces, range(CLIP_FRAMES)))
         options = ("--latency-marker", "--size-px", str(arguments.size), *arguments.server_arg)
-        with run_server(*options) as server, run_browser(webcam) as browser:
-            page = browser.new_context(permissions=["camera"]).new_page()
+        weather = Weather(delay_s=arguments.delay_ms / 1000, loss=arguments.loss)
+        with (
+            run_server(*options) as server,
+            run_browser(webcam) as browser,
+            link_behind(browser.new_context(permissions=["camera"]).new_page(), weather) as page,
+        ):
             page.add_init_script(READER)
             if arguments.source == "canvas":
                 urls = json.dumps([data_url(face) for face in faces])
@@ -142,6 +154,8 @@ def main() -> int:
     report = {
         "source": arguments.source,
         "transport": arguments.transport,
+        "delay_ms": arguments.delay_ms,
+        "loss": arguments.loss,
         "size_px": arguments.size,
         "server_arguments": arguments.server_arg,
         "seconds": arguments.seconds,
@@ -151,6 +165,34 @@ def main() -> int:
     sys.stderr.writelines(f"{name:>24}  {value}\n" for name, value in report.items())
     sys.stdout.write(json.dumps(report) + "\n")
     return 0
+
+
+@contextmanager
+def link_behind(page: Page, weather: Weather) -> Iterator[Page]:
+    """Send a page's calls through a link, unless it would do nothing."""
+    if weather == CLEAR:
+        yield page
+        return
+    loop, links = asyncio.new_event_loop(), list[Link]()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    def answer(route: Route) -> None:
+        response = route.fetch()
+        opening = asyncio.run_coroutine_threadsafe(Link.to_the_server_of(response.text()), loop)
+        links.append(opening.result(10))
+        loop.call_soon_threadsafe(links[-1].set, weather)
+        route.fulfill(response=response, body=links[-1].answer)
+
+    page.route("**/rtc", answer)
+    try:
+        yield page
+    finally:
+        for link in links:
+            loop.call_soon_threadsafe(link.close)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
 def with_counter(picture: Pixels, counter: int) -> Pixels:
@@ -215,6 +257,7 @@ def summarise(samples: Sequence[tuple[float, int, float, int]], seconds: float) 
             round(float(np.median(latency_ms[early]))),
             round(float(np.median(latency_ms[late]))),
         ],
+        "longest_freeze_ms": round(float(np.diff(times_ms[is_new]).max())),
         "samples": int(good.sum()),
         "avatar_fps": round(avatar_fps, 1),
         "presented_fps": round(presented_fps, 1),
