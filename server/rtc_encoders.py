@@ -22,7 +22,7 @@ from av.video.frame import PictureType
 from av.video.reformatter import VideoReformatter
 
 START_BPS: Final = 1_500_000  # shows a face of 512 pixels well
-_MIN_BPS: Final = 250_000
+_MIN_BPS: Final = 100_000
 MAX_BPS: Final = 2_500_000
 
 _CLOCK_RATE: Final = 90_000  # of RTP video

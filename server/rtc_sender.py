@@ -6,9 +6,12 @@ Browsers are told to show its frames as soon as they are decoded.
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import Final
 
-from aiortc import codecs
+from aiortc import clock, codecs
+from aiortc.mediastreams import MediaStreamTrack
+from aiortc.rtcdtlstransport import RTCDtlsTransport
 from aiortc.rtcrtpparameters import (
     RTCRtpHeaderExtensionParameters,
     RTCRtpParameters,
@@ -21,17 +24,24 @@ from aiortc.rtp import (
     HeaderExtensions,
     HeaderExtensionsMap,
     RtcpPsfbPacket,
+    RtpPacket,
     pack_header_extensions,
     unpack_header_extensions,
     unpack_remb_fci,
 )
 
-from server.rtc_encoders import LIVE_ENCODERS
+from server.rtc_encoders import LIVE_ENCODERS, START_BPS
+from server.rtc_repeats import RepeatLimit
 from server.shared_encoder import CodedTrack, join
 from server.tracks import AvatarTrack
 
-PRIVATE_METHODS: Final = ("_send_keyframe", "_handle_rtcp_packet")
+PRIVATE_METHODS: Final = ("_send_keyframe", "_retransmit", "_handle_rtcp_packet")
 """Those of aiortc's sender that this one adds to."""
+
+PRIVATE_NAMES: Final = ("_RTCRtpSender__rtp_history",)
+"""The names that its `_retransmit` has for what this one reads."""
+
+HISTORY_PACKETS: Final = 1024  # that can be sent again: over two seconds at 4 Mbit/s
 
 _PLAYOUT_DELAY: Final = "http://www.webrtc.org/experiments/rtp-hdrext/playout-delay"
 # At least 0, at most 500 ms, in units of 10 ms. With no more than that browsers build on WebRTC's
@@ -78,6 +88,12 @@ class SharingSender(RTCRtpSender):
     aiortc packs what is coded already, but then neither asks for keyframes nor sets a bitrate.
     """
 
+    _RTCRtpSender__rtp_history: dict[int, RtpPacket]
+
+    def __init__(self, track_or_kind: MediaStreamTrack | str, transport: RTCDtlsTransport) -> None:
+        super().__init__(track_or_kind, transport)
+        self._repeats = RepeatLimit()
+
     async def send(self, parameters: RTCRtpSendParameters) -> None:
         """Start to send, now that the codec is known."""
         codec = parameters.codecs[0].name
@@ -90,6 +106,22 @@ class SharingSender(RTCRtpSender):
         if isinstance(self.track, CodedTrack):
             self.track.ask_for_keyframe()
 
+    async def _retransmit(self, sequence_number: int) -> None:
+        track = self.track
+        if isinstance(track, CodedTrack) and not self._is_worth_it(sequence_number, track):
+            track.ask_for_keyframe()
+        else:
+            await super()._retransmit(sequence_number)
+
+    def _is_worth_it(self, sequence_number: int, track: CodedTrack) -> bool:
+        packet = self._RTCRtpSender__rtp_history.get(sequence_number % HISTORY_PACKETS)
+        return packet is not None and self._repeats.admits(
+            len(packet.payload),
+            age_s=_age_s(packet),
+            granted_bps=track.granted_bps or START_BPS,
+            now_s=time.monotonic(),
+        )
+
     async def _handle_rtcp_packet(self, packet: AnyRtcpPacket) -> None:
         await super()._handle_rtcp_packet(packet)
         if (
@@ -101,3 +133,9 @@ class SharingSender(RTCRtpSender):
                 bitrate, streams = unpack_remb_fci(packet.fci)
                 if self._ssrc in streams:
                     self.track.granted_bps = bitrate
+
+
+def _age_s(packet: RtpPacket) -> float:
+    # The time in its header counts 1/2**18 of a second and begins again every 64 s.
+    now = clock.current_ntp_time() >> 14
+    return (now - (packet.extensions.abs_send_time or 0)) % (1 << 24) / (1 << 18)

@@ -26,6 +26,7 @@ KEYFRAME_INTERVAL_S: Final = 0.5  # between two that are asked for: no freeze ta
 MOST_WAITING: Final = 4  # frames for one viewer; a connection that takes none loses them
 _ENOUGH_BPS: Final = 23  # for each pixel: 1.5 Mbit/s for 256 of them squared
 _MOST_FAILURES: Final = 2  # an encoder may break, a second one has another reason
+_MEDIA_SHARE: Final = 0.85  # of what a connection can take; the rest is headers and repetitions
 _LEAST_SHARE: Final = 1 / 4  # of what is enough: who can take less does not hold up the others
 
 
@@ -149,7 +150,11 @@ class SharedEncoder:
     async def _code(self, frame: av.VideoFrame) -> None:
         assert frame.time is not None, "the track gives each frame a time"
         time_s = frame.time
-        granted = [each.granted_bps for each in self._viewers if each.granted_bps is not None]
+        granted = [
+            round(_MEDIA_SHARE * viewer.granted_bps)
+            for viewer in self._viewers
+            if viewer.granted_bps is not None
+        ]
         self._encoder.target_bitrate = shared_bps(granted, frame.width * frame.height)
         is_due = self._is_keyframe_asked and time_s - self._keyframe_s >= KEYFRAME_INTERVAL_S
         is_forced = is_due or any(viewer.is_new for viewer in self._viewers)
