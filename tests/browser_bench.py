@@ -14,6 +14,7 @@ import asyncio
 import base64
 import io
 import json
+import math
 import os
 import re
 import sys
@@ -128,6 +129,9 @@ def main() -> int:
         "--delay-ms", type=float, default=0.0, help="that a packet takes, each way, over WebRTC"
     )
     parser.add_argument("--loss", type=float, default=0.0, help="share of packets lost, each way")
+    parser.add_argument(
+        "--kbps", type=float, default=math.inf, help="thousands of bits a second that get through"
+    )
     parser.add_argument("--size", type=int, choices=SIZES_PX, default=256, help="of the avatar")
     parser.add_argument(
         "--server-arg", action="append", default=[], help="passed on to python -m server"
@@ -138,7 +142,11 @@ def main() -> int:
         webcam = Path(folder) / "face.mjpeg"
         write_webcam_clip(webcam, map(with_counter, faces, range(CLIP_FRAMES)))
         options = ("--latency-marker", "--size-px", str(arguments.size), *arguments.server_arg)
-        weather = Weather(delay_s=arguments.delay_ms / 1000, loss=arguments.loss)
+        weather = Weather(
+            delay_s=arguments.delay_ms / 1000,
+            loss=arguments.loss,
+            bits_per_s=1000 * arguments.kbps,
+        )
         with (
             run_server(*options) as server,
             run_browser(webcam) as browser,
@@ -156,6 +164,7 @@ def main() -> int:
         "transport": arguments.transport,
         "delay_ms": arguments.delay_ms,
         "loss": arguments.loss,
+        "kbps": arguments.kbps if math.isfinite(arguments.kbps) else None,
         "size_px": arguments.size,
         "server_arguments": arguments.server_arg,
         "seconds": arguments.seconds,
