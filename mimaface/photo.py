@@ -27,9 +27,15 @@ Photo = Path | str | bytes | Pixels
 
 DETECTOR_BOX: Final = 1.55  # head units that MediaPipe's face detector spans from brow to chin
 
-_SAME: Final = 12  # levels that a codec changes a border's colour by
-_SPOTS: Final = 0.02  # of a line, where it changes it by more
+# A border is flat but near what it borders on, where a codec mixes the two; a thin one is all near.
+_FLAT: Final = 2  # levels that its colour varies by
+_RINGING: Final = 12  # and near its end
+_SPOTS: Final = 0.02  # of a line, where it varies by more
+_STEP: Final = 16  # levels at least between it and most of the picture beside it
+_MIXED_PX: Final = 16
+_THIN_PX: Final = 8
 _WIDEST_BORDER: Final = 0.4  # of a side
+_NARROW_BORDER: Final = 0.05  # of it; wider ones come in pairs
 
 
 def built_in_portraits() -> list[Path]:
@@ -45,7 +51,7 @@ def read_photo(photo: Photo) -> Pixels:
         SourceImageError: it has more than 8 megapixels.
     """
     if isinstance(photo, np.ndarray):
-        if photo.ndim != 3 or photo.shape[2] != 3 or photo.dtype != np.uint8:
+        if photo.ndim != 3 or photo.shape[2] != 3 or not photo.size or photo.dtype != np.uint8:
             raise ValueError(f"photo must be uint8 [H, W, 3], found {photo.dtype} {photo.shape}")
         if photo.shape[0] * photo.shape[1] > MOST_PX:
             raise too_large(photo.shape[1], photo.shape[0])
@@ -80,25 +86,42 @@ def unreadable(name: Path | str) -> UnreadableMediaError:
 def inside_borders(picture: Pixels) -> tuple[slice, slice]:
     """Return the rows and columns of a picture [H, W, 3] inside its borders.
 
-    A border is of one colour and ends in a straight line, as the bars of a film and the lines
-    around a screenshot do; a wall behind a person ends along the person.
+    A border is of one flat colour and ends sharply along a line, as the bars of a film and the
+    lines around a screenshot do.
     """
-    rows = _inside(picture)
-    return rows, _inside(picture[rows].swapaxes(0, 1))
+    rows, columns = _inside(picture), _inside(picture.swapaxes(0, 1))
+    # What is as wide as the picture is seen at once, what is between other borders not before.
+    rows = _within(rows, _inside(picture[rows, columns]))
+    columns = _within(columns, _inside(picture[rows, columns].swapaxes(0, 1)))
+    return rows, columns
+
+
+def _within(outer: slice, inner: slice) -> slice:
+    return slice(outer.start + inner.start, outer.start + inner.stop)
 
 
 def _inside(lines: Pixels) -> slice:
     first, last = _border(lines), _border(lines[::-1])
+    narrow = _NARROW_BORDER * len(lines)
+    if max(first, last) > narrow and min(first, last) == 0:
+        return slice(0, len(lines))
     return slice(first, len(lines) - last)
 
 
 def _border(lines: Pixels) -> int:
-    # How many lines at the start are a border's, with the one that is mixed with it.
+    # How many lines at the start are a border's, with those that are mixed with it.
     colour = np.median(lines[0], axis=0)
-    for count, line in enumerate(lines[: round(_WIDEST_BORDER * len(lines))]):
-        differing = (np.abs(line - colour).max(axis=1) > _SAME).mean()
-        if differing > _SPOTS:
-            return count + 1 if count and differing > 0.5 else 0
+
+    def differing(line: Pixels, levels: int) -> float:
+        return float((np.abs(line - colour).max(axis=1) > levels).mean())
+
+    for levels, most in ((_FLAT, round(_WIDEST_BORDER * len(lines))), (_RINGING, _THIN_PX)):
+        other = (n for n, line in enumerate(lines[:most]) if differing(line, levels) > _SPOTS)
+        beside = next(other, 0)
+        if beside:
+            mixed = range(beside, min(beside + _MIXED_PX, len(lines) - 1))
+            if inside := next((n + 1 for n in mixed if differing(lines[n], _STEP) > 0.5), 0):
+                return inside
     return 0
 
 

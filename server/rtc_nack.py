@@ -78,13 +78,18 @@ class RepeatedNack:
         return bool(self.missing)
 
     def repeat(self) -> list[int]:
-        """Return the sequence numbers to ask for now, whether or not a packet has come."""
+        """Return the sequence numbers to ask for now, the lowest first."""
         now_s = self._clock()
-        asked = [missed for missed in self._requests if self._due_s(missed) <= now_s]
+        asked = [
+            missed
+            for missed, request in self._requests.items()
+            if self._due_s(missed) <= now_s
+            and (request.tries == 0 or now_s - request.missed_s <= self.patience_s())
+        ]
         for missed in asked:
             self._requests[missed].asked_s = now_s
             self._requests[missed].tries += 1
-        return [missed & 0xFFFF for missed in asked]
+        return sorted(missed & 0xFFFF for missed in asked)
 
     def wait_s(self) -> float | None:
         """Return in how many seconds there is something to ask for, None if nothing is lost."""

@@ -122,7 +122,8 @@ class RepairedReceiver(RTCRtpReceiver):
         if codec := self._RTCRtpReceiver__codecs.get(packet.payload_type):
             self._clock_rate = codec.clockRate
         await super()._handle_rtp_packet(packet, arrival_time_ms)
-        if self._nack is not None and self._asking is None and self._nack.wait_s() is not None:
+        is_asking = self._asking is not None and not self._asking.done()
+        if self._nack is not None and not is_asking and self._nack.wait_s() is not None:
             self._asking = asyncio.create_task(self._ask_again(self._nack))
         if isinstance(self._buffer, VideoJitterBuffer) and self._is_behind(now_s):
             # What waits to be decoded gets old where no deadline sees it.
@@ -142,12 +143,12 @@ class RepairedReceiver(RTCRtpReceiver):
             await asyncio.sleep(wait_s)
             if (missing := nack.repeat()) and nack.ssrc is not None:
                 await self._send_rtcp_nack(nack.ssrc, missing)
-        self._asking = None
 
     async def stop(self) -> None:
         """End for good."""
         if self._asking is not None:
             self._asking.cancel()
+            await asyncio.wait([self._asking])
         await super().stop()
 
     def _is_behind(self, now_s: float) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 _WITHIN_S: Final = 0.5  # later than that a keyframe is there sooner
-_SHARE: Final = 0.2  # of what the connection can take
+_SHARE: Final = 0.15  # of what the connection can take
+_LEAST_BPS: Final = 100_000  # that it is taken to take
 _SAVED_S: Final = 1.0  # of it, for packets that are lost together
 
 
@@ -32,7 +33,7 @@ class RepeatLimit:
         if self._then_s is not None:
             self._left_s = min(self._left_s + now_s - self._then_s, _SAVED_S)
         self._then_s = now_s
-        takes_s = 8 * size_bytes / (_SHARE * granted_bps)
+        takes_s = 8 * size_bytes / (_SHARE * max(granted_bps, _LEAST_BPS))
         if age_s > _WITHIN_S or takes_s > self._left_s:
             return False
         self._left_s -= takes_s

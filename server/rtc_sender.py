@@ -5,8 +5,8 @@ Browsers are told to show its frames as soon as they are decoded.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import time
 from typing import Final
 
 from aiortc import clock, codecs
@@ -52,7 +52,8 @@ HEADER_EXTENSIONS: Final = codecs.HEADER_EXTENSIONS | {
     "video": [
         *codecs.HEADER_EXTENSIONS["video"],
         RTCRtpHeaderExtensionParameters(
-            id=1 + max(each.id for each in codecs.HEADER_EXTENSIONS["video"]), uri=_PLAYOUT_DELAY
+            id=1 + max(each.id for kind in codecs.HEADER_EXTENSIONS.values() for each in kind),
+            uri=_PLAYOUT_DELAY,
         ),
     ]
 }
@@ -107,20 +108,20 @@ class SharingSender(RTCRtpSender):
             self.track.ask_for_keyframe()
 
     async def _retransmit(self, sequence_number: int) -> None:
-        track = self.track
-        if isinstance(track, CodedTrack) and not self._is_worth_it(sequence_number, track):
-            track.ask_for_keyframe()
-        else:
-            await super()._retransmit(sequence_number)
-
-    def _is_worth_it(self, sequence_number: int, track: CodedTrack) -> bool:
+        sequence_number &= 0xFFFF  # aiortc's parser counts on
         packet = self._RTCRtpSender__rtp_history.get(sequence_number % HISTORY_PACKETS)
-        return packet is not None and self._repeats.admits(
+        if packet is None or packet.sequence_number != sequence_number:
+            return
+        track, now_s, age_s = self.track, asyncio.get_running_loop().time(), _age_s(packet)
+        if not isinstance(track, CodedTrack) or self._repeats.admits(
             len(packet.payload),
-            age_s=_age_s(packet),
-            granted_bps=track.granted_bps or START_BPS,
-            now_s=time.monotonic(),
-        )
+            age_s=age_s,
+            granted_bps=START_BPS if track.granted_bps is None else track.granted_bps,
+            now_s=now_s,
+        ):
+            await super()._retransmit(sequence_number)
+        elif now_s - age_s > track.keyframe_s:
+            track.ask_for_keyframe()
 
     async def _handle_rtcp_packet(self, packet: AnyRtcpPacket) -> None:
         await super()._handle_rtcp_packet(packet)
@@ -138,4 +139,5 @@ class SharingSender(RTCRtpSender):
 def _age_s(packet: RtpPacket) -> float:
     # The time in its header counts 1/2**18 of a second and begins again every 64 s.
     now = clock.current_ntp_time() >> 14
-    return (now - (packet.extensions.abs_send_time or 0)) % (1 << 24) / (1 << 18)
+    age = (now - (packet.extensions.abs_send_time or 0)) % (1 << 24)
+    return age / (1 << 18) if age < 1 << 23 else 0.0  # the clock was set back

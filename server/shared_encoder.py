@@ -26,7 +26,7 @@ KEYFRAME_INTERVAL_S: Final = 0.5  # between two that are asked for: no freeze ta
 MOST_WAITING: Final = 4  # frames for one viewer; a connection that takes none loses them
 _ENOUGH_BPS: Final = 23  # for each pixel: 1.5 Mbit/s for 256 of them squared
 _MOST_FAILURES: Final = 2  # an encoder may break, a second one has another reason
-_MEDIA_SHARE: Final = 0.85  # of what a connection can take; the rest is headers and repetitions
+_MEDIA_SHARE: Final = 0.85  # of what a connection can take: repetitions need room, too
 _LEAST_SHARE: Final = 1 / 4  # of what is enough: who can take less does not hold up the others
 
 
@@ -36,6 +36,7 @@ class CodedTrack(MediaStreamTrack):
     Attributes:
         granted_bps: the bitrate its connection can take, None before it tells.
         is_new: whether no keyframe came yet.
+        keyframe_s: when the last keyframe was taken, on the loop's clock.
         missed: frames that were left out since the first keyframe.
     """
 
@@ -46,6 +47,7 @@ class CodedTrack(MediaStreamTrack):
         super().__init__()
         self.granted_bps: int | None = None
         self.is_new = True
+        self.keyframe_s = -math.inf
         self.missed = 0
         self._encoder = encoder
         self._is_behind = True  # what comes cannot be decoded before the next keyframe
@@ -64,6 +66,8 @@ class CodedTrack(MediaStreamTrack):
         packet = self._queue.popleft()
         if not self._queue:
             self._has_some.clear()
+        if packet.is_keyframe:
+            self.keyframe_s = asyncio.get_running_loop().time()
         return packet
 
     def put(self, packet: av.Packet[Stream]) -> None:

@@ -7,9 +7,9 @@ from typing import Final
 
 from streaming.types import DrivingFrame
 
-# Of the time between frames: those nearer to each other came together.
-_TOGETHER: Final = 0.5
-_EARLY: Final = 0.25  # of it too, that a frame may come before its place
+_TOGETHER_S: Final = 0.01  # no camera is so quick: frames nearer to each other came together
+_PATIENCE: Final = 0.5  # of the time between frames, for each of those that came together
+_EARLY: Final = 0.25  # of it, that a frame may come before its place
 _LONGEST_HELD_S: Final = 0.3  # by a packet that is lost, sent again, and lost once more
 _CAPACITY: Final = 3
 
@@ -31,16 +31,16 @@ class Mailbox:
         self._waiting: deque[DrivingFrame] = deque()
         self._pace = Pace()
         self._newest_s = float("-inf")
-        self._together = 0  # frames that came with the newest one
+        self._together = 1  # frames that came at once, the newest one the last of them
 
     def put(self, frame: DrivingFrame, fps: float) -> None:
         """Take a frame where at most `fps` a second are wanted."""
         self.fed += 1
-        interval_s = 1 / fps
-        is_together = frame.time_s - self._newest_s < _TOGETHER * interval_s
-        patience_s = _TOGETHER * interval_s * self._together
+        is_alone = self._together == 1
+        patience_s = _TOGETHER_S if is_alone else _PATIENCE * self._together / fps
+        is_together = frame.time_s - self._newest_s < _TOGETHER_S
         self._newest_s = frame.time_s
-        self._together = self._together + 1 if is_together else 1
+        self._together = min(self._together + 1, _CAPACITY) if is_together else 1
         waiting = self._waiting
         if waiting and frame.time_s - waiting[-1].time_s >= patience_s:
             self.dropped += len(waiting)
@@ -80,7 +80,7 @@ class Pace:
         was a pause.
         """
         interval_s = 1 / fps
-        near_s = _TOGETHER * interval_s
+        near_s = interval_s / 2
         if time_s - self._passed_s >= near_s:
             self._due_s = max(self._due_s, self._passed_s + near_s)  # a slower camera saves none up
         if time_s < self._due_s - _EARLY * interval_s:

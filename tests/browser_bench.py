@@ -137,16 +137,16 @@ def main() -> int:
         "--server-arg", action="append", default=[], help="passed on to python -m server"
     )
     arguments = parser.parse_args()
+    weather = Weather(
+        delay_s=arguments.delay_ms / 1000, loss=arguments.loss, bits_per_s=1000 * arguments.kbps
+    )
+    if arguments.transport == "socket" and weather != CLEAR:
+        parser.error("--delay-ms, --kbps and --loss are for WebRTC alone")
     faces = moving_face(built_in_portraits()[0], frames=CLIP_FRAMES)
     with tempfile.TemporaryDirectory() as folder:
         webcam = Path(folder) / "face.mjpeg"
         write_webcam_clip(webcam, map(with_counter, faces, range(CLIP_FRAMES)))
         options = ("--latency-marker", "--size-px", str(arguments.size), *arguments.server_arg)
-        weather = Weather(
-            delay_s=arguments.delay_ms / 1000,
-            loss=arguments.loss,
-            bits_per_s=1000 * arguments.kbps,
-        )
         with (
             run_server(*options) as server,
             run_browser(webcam) as browser,
@@ -188,6 +188,9 @@ def link_behind(page: Page, weather: Weather) -> Iterator[Page]:
 
     def answer(route: Route) -> None:
         response = route.fetch()
+        if not response.ok:
+            route.fulfill(response=response)
+            return
         opening = asyncio.run_coroutine_threadsafe(Link.to_the_server_of(response.text()), loop)
         links.append(opening.result(10))
         loop.call_soon_threadsafe(links[-1].set, weather)

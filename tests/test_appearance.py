@@ -70,6 +70,17 @@ def test_a_plain_wall_behind_a_person_is_no_border(photo: Pixels) -> None:
     assert inside_borders(on_white) == (slice(0, 512), slice(0, 512))
 
 
+def test_a_lit_wall_and_one_that_ends_beside_a_person_are_no_borders() -> None:
+    whole = (slice(0, 600), slice(0, 600))
+    light = np.linspace(120, 180, 600, dtype=np.uint8)
+    lit = np.tile(light[:, None, None], (1, 600, 3))
+    lit[300:, 200:400] = 60
+    assert inside_borders(lit) == inside_borders(lit.swapaxes(0, 1)) == whole
+    shelf = np.random.default_rng(0).integers(0, 255, (600, 600, 3)).astype(np.uint8)
+    shelf[:, :200] = 255
+    assert inside_borders(shelf) == whole
+
+
 def test_a_part_of_a_picture_in_memory_is_a_photo(photo: Pixels) -> None:
     wide = on_wall(photo, side=400, height=500, width=900, left=400, top=50)
     read_only = np.asarray(Image.fromarray(wide))

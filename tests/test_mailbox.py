@@ -23,6 +23,21 @@ def test_a_frame_that_waits_gives_way_to_a_newer_one() -> None:
     assert (mailbox.fed, mailbox.dropped) == (3, 2)
 
 
+@pytest.mark.parametrize("camera_fps", [24, 30, 60])
+@pytest.mark.parametrize("fps", [10, 15, 20, 25, 30])
+def test_whoever_is_slow_has_the_newest_frames_whatever_the_rates(
+    camera_fps: int, fps: int
+) -> None:
+    mailbox, free_s, ages_s = Mailbox(), 0.0, []
+    for number in range(600):
+        time_s = number / camera_fps
+        put(mailbox, time_s, fps=fps)
+        if time_s >= free_s and (frame := mailbox.take()):
+            ages_s.append(time_s - frame.time_s)
+            free_s = time_s + 0.08
+    assert max(ages_s) <= 1.5 / fps
+
+
 def test_frames_that_come_together_are_kept_in_their_order_three_at_most() -> None:
     mailbox = Mailbox()
     put(mailbox, 0.0)

@@ -74,6 +74,17 @@ def test_a_repetition_is_asked_for_again_before_the_next_frame_shows_that_it_was
     assert not heard.keyframes_asked_s
 
 
+def test_lost_repetitions_are_asked_for_again_where_numbers_wrap() -> None:
+    def lose(number: int, attempt: int) -> float | None:
+        is_first_gap, is_later_gap = 38 <= number < 42, number == 70
+        return None if attempt < 3 and (is_first_gap or is_later_gap) else 0.0
+
+    camera = Camera("VP8", side_px=LARGE, first=65536 - 40)
+    heard = send(True, camera, frames=60, fate=lose)
+    assert len(heard.decoded) == 60
+    assert not heard.keyframes_asked_s
+
+
 @STOCK_FAILS
 def test_a_late_packet_delays_no_frame_after_it(is_repaired: bool) -> None:
     camera = Camera("VP8", side_px=SMALL)
