@@ -56,6 +56,7 @@ _REFUSALS: Final = (
 )
 
 _LOOKS: Final = 10  # at what has arrived, within the silence that ends a connection
+_HANDSHAKE_S: Final = 1.0
 
 
 class Peer:
@@ -162,6 +163,11 @@ class Peer:
         if self._is_closing:
             return
         self._is_closing = True
+        if self._connection.iceConnectionState == "completed":
+            # Who is in the middle of the DTLS handshake cannot be told that the call is over.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_HANDSHAKE_S):
+                    await self._is_connected.wait()
         for task in self._tasks - {asyncio.current_task()}:
             task.cancel()
         for receiver in self._connection.getReceivers():
