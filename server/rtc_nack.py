@@ -80,12 +80,7 @@ class RepeatedNack:
     def repeat(self) -> list[int]:
         """Return the sequence numbers to ask for now, the lowest first."""
         now_s = self._clock()
-        asked = [
-            missed
-            for missed, request in self._requests.items()
-            if self._due_s(missed) <= now_s
-            and (request.tries == 0 or now_s - request.missed_s <= self.patience_s())
-        ]
+        asked = [missed for missed in self._requests if self._due_s(missed, now_s) <= now_s]
         for missed in asked:
             self._requests[missed].asked_s = now_s
             self._requests[missed].tries += 1
@@ -93,8 +88,9 @@ class RepeatedNack:
 
     def wait_s(self) -> float | None:
         """Return in how many seconds there is something to ask for, None if nothing is lost."""
-        due_s = min(map(self._due_s, self._requests), default=math.inf)
-        return max(due_s - self._clock(), _TICK_S) if math.isfinite(due_s) else None
+        now_s = self._clock()
+        due_s = min((self._due_s(missed, now_s) for missed in self._requests), default=math.inf)
+        return max(due_s - now_s, _TICK_S) if math.isfinite(due_s) else None
 
     def patience_s(self) -> float:
         """Return for how long a lost packet is worth waiting for."""
@@ -115,7 +111,7 @@ class RepeatedNack:
         known_s = sample_s if self._rtt_s is None else self._rtt_s
         self._rtt_s = max(sample_s, 0.9 * known_s + 0.1 * sample_s)
 
-    def _due_s(self, missed: int) -> float:
+    def _due_s(self, missed: int, now_s: float) -> float:
         # When to ask for a packet again; never if it would come too late.
         request = self._requests[missed]
         if request.tries == 0:
@@ -124,7 +120,8 @@ class RepeatedNack:
             return math.inf
         round_trip_s = _FIRST_REPEAT_S if self._rtt_s is None else self._rtt_s + _REPEAT_SLACK_S
         due_s = request.asked_s + max(round_trip_s, _MIN_REPEAT_S)
-        return due_s if due_s - request.missed_s <= self.patience_s() else math.inf
+        is_late = max(due_s, now_s) - request.missed_s > self.patience_s()
+        return math.inf if is_late else due_s
 
     def _forget_old(self, now_s: float) -> None:
         # One that is late by now still tells, when it comes, how long the round trip is.

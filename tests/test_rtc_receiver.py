@@ -10,9 +10,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from aiortc.rate import RemoteBitrateEstimator
+from aiortc.rtp import RtpPacket
 
+from server.rtc_nack import RepeatedNack
 from server.rtc_receiver import UPLINK_BPS, EarlyEstimator
-from tests.scripted_link import FPS, Camera, picture, send
+from tests.fakes import Clock
+from tests.scripted_link import FPS, Camera, Heard, picture, send
 
 STOCK_FAILS = pytest.mark.parametrize(
     "is_repaired",
@@ -48,30 +51,39 @@ def test_a_packet_that_never_comes_stops_the_picture_briefly(codec: str, is_repa
         assert psnr_db(picture(number, LARGE), shown) > 20, number  # nothing builds on a lost frame
 
 
+def send_without(number: int, attempts: int, *, is_repaired: bool = True) -> Heard:
+    """Send frames of which one packet is lost so often."""
+    return send(
+        is_repaired,
+        Camera("VP8", side_px=LARGE),
+        frames=40,
+        fate=lambda n, attempt: None if n == number and attempt < attempts else 0.0,
+    )
+
+
 @STOCK_FAILS
 def test_a_lost_repetition_is_asked_for_again(is_repaired: bool) -> None:
-    camera = Camera("VP8", side_px=LARGE)
-    heard = send(
-        is_repaired,
-        camera,
-        frames=40,
-        fate=lambda number, attempt: None if number == 40 and attempt < 2 else 0.0,
-    )
+    heard = send_without(40, attempts=2, is_repaired=is_repaired)
     assert len(heard.decoded) == 40
     assert not heard.keyframes_asked_s
 
 
 def test_a_repetition_is_asked_for_again_before_the_next_frame_shows_that_it_was_lost() -> None:
-    camera = Camera("VP8", side_px=LARGE)
-    heard = send(
-        True,
-        camera,
-        frames=40,
-        fate=lambda number, attempt: None if number == 40 and attempt < 4 else 0.0,
-    )
+    heard = send_without(40, attempts=4)
     assert len(heard.decoded) == 40
     assert max(heard.delays_s.values()) == pytest.approx(0.2, abs=0.01)  # not 0.24
     assert not heard.keyframes_asked_s
+
+
+def test_what_is_late_after_a_hold_up_is_neither_asked_for_nor_waited_for() -> None:
+    clock = Clock()
+    nack = RepeatedNack(clock=clock)
+    assert not nack.add(RtpPacket(sequence_number=1))
+    assert nack.add(RtpPacket(sequence_number=3))
+    assert nack.wait_s() == pytest.approx(0.05)
+    clock.now_s += 5
+    assert nack.repeat() == []
+    assert nack.wait_s() is None
 
 
 def test_lost_repetitions_are_asked_for_again_where_numbers_wrap() -> None:
